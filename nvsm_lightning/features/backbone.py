@@ -1,0 +1,250 @@
+"""Backbones: a picture goes in, a map of unit feature vectors at stride 8 comes out.
+
+``resnet18`` / ``resnet50`` are torchvision's; a weight file may hold the whole network or only conv1..layer3 (a truncated trunk).
+``small`` is a network for pictures of the embedded set. Heads: ``project`` (one bias-free linear map over the two finest taps, which keeps
+ImageNet features usable from the first step on: right for few labels) and ``upsample`` (NeMo's decoder, §2.3 of the NeMo code, for many).
+"""
+
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import torch
+import torch.nn.functional as nnf
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nvsm_lightning.errors import ConfigError, WeightsError
+
+STRIDE = 8
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass
+class BackboneSpec:
+    """Which network reads the pictures.
+
+    Attributes:
+        name: resnet18, resnet50, or small (a light network for the embedded set).
+        weights: "none" (random), a torchvision name such as IMAGENET1K_V1 (downloaded), a file (state dict, may end at layer3),
+            or "packaged" (the network that ships with this package, for name small only).
+        head: project or upsample, see :mod:`nvsm_lightning.features.backbone`.
+        dim: channels of the feature map.
+        frozen: leading stages that never train, among conv1, layer1, layer2, layer3, layer4.
+        train_batch_norm: let batch norm use and update batch statistics. Off by default: with few labels the statistics of a
+            batch are worse than ImageNet's, and folded weight files would be destroyed by them.
+    """
+
+    name: str = "resnet18"
+    weights: str = "none"
+    head: str = "project"
+    dim: int = 128
+    frozen: list[str] = field(default_factory=lambda: ["conv1", "layer1"])
+    train_batch_norm: bool = False
+
+
+class SmallTrunk(nn.Module):
+    """Four stages to strides 4, 8 and 16 with group norm: trains from nothing on small batches. Taps: layer2 (s8), layer3 (s16)."""
+
+    channels = (96, 128)
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def stage(cin: int, cout: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.GroupNorm(8, cout), nn.ReLU(inplace=True),
+                nn.Conv2d(cout, cout, 3, 1, 1, bias=False), nn.GroupNorm(8, cout), nn.ReLU(inplace=True),
+            )  # fmt: skip
+
+        self.conv1 = nn.Sequential(nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.GroupNorm(8, 32), nn.ReLU(inplace=True))
+        self.layer1, self.layer2, self.layer3 = stage(32, 64, 2), stage(64, 96, 2), stage(96, 128, 2)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
+        """Taps from fine to coarse."""
+        fine = self.layer2(self.layer1(self.conv1(image)))
+        return [fine, self.layer3(fine)]
+
+
+class ResNetTrunk(nn.Module):
+    """torchvision's ResNet up to ``last`` ("layer3" or "layer4"), stem and layer1 named conv1 / layer1."""
+
+    def __init__(self, name: str, last: str) -> None:
+        super().__init__()
+        import torchvision
+
+        net = getattr(torchvision.models, name)(weights=None)
+        # The names of torchvision are kept so that its state dicts load as they are.
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3 = net.layer1, net.layer2, net.layer3
+        self.layer4 = net.layer4 if last == "layer4" else None
+        expansion = 4 if name == "resnet50" else 1
+        self.channels = tuple(expansion * c for c in (128, 256, 512)[: 3 if last == "layer4" else 2])
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
+        """Taps at strides 8, 16 (and 32), from fine to coarse."""
+        x = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(image)))))
+        taps = [self.layer2(x)]
+        for layer in (self.layer3, self.layer4):
+            if layer is not None:
+                taps.append(layer(taps[-1]))
+        return taps
+
+
+class ProjectHead(nn.Module):
+    """Unit-normalised taps at stride 8, side by side, times one matrix that starts as a random orthogonal projection.
+
+    Distances of the pretrained features survive such a projection, so the untrained network already matches pictures
+    (frozen-feature E-step of NVSM); a randomly initialised decoder would have to be trained first.
+    """
+
+    def __init__(self, channels: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(sum(channels), dim, 1, bias=False)  # bias-free: NeMo trains with and tests without one (A6)
+        nn.init.orthogonal_(self.project.weight.view(dim, -1))
+
+    def forward(self, taps: list[Tensor]) -> Tensor:
+        size = taps[0].shape[-2:]
+        parts = [nnf.normalize(taps[0], dim=1)]
+        for tap in taps[1:]:
+            parts.append(nnf.interpolate(nnf.normalize(tap, dim=1), size, mode="bilinear", align_corners=False))
+        return self.project(torch.cat(parts, 1))
+
+
+class UpsampleHead(nn.Module):
+    """NeMo's decoder: double convolutions, bilinear upsampling, skip connections, then a bias-free linear map (§2.3)."""
+
+    def __init__(self, channels: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+
+        def double(cin: int, mid: int, cout: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(cin, mid, 3, padding=1), nn.BatchNorm2d(mid), nn.ReLU(inplace=True),
+                nn.Conv2d(mid, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),
+            )  # fmt: skip
+
+        coarse = channels[-1]
+        self.bottom = double(coarse, coarse // 2, coarse // 2)
+        ups, below = [], coarse // 2
+        for skip in channels[-2::-1]:
+            ups.append(double(skip + below, skip, skip // 2))
+            below = skip // 2
+        self.ups = nn.ModuleList(ups)
+        self.project = nn.Conv2d(below, dim, 1, bias=False)
+
+    def forward(self, taps: list[Tensor]) -> Tensor:
+        x = self.bottom(taps[-1])
+        for up, skip in zip(self.ups, taps[-2::-1], strict=True):
+            x = up(torch.cat((skip, nnf.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=True)), 1))
+        return self.project(x)
+
+
+class Backbone(nn.Module):
+    """Trunk + head. ``forward`` maps RGB pictures in 0..1 to unit feature vectors at stride 8."""
+
+    stride = STRIDE
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        weights = _find_weights(spec)
+        self.trunk: nn.Module = _build_trunk(spec, weights)
+        heads = {"project": ProjectHead, "upsample": UpsampleHead}
+        if spec.head not in heads:
+            raise ConfigError(f"Unknown backbone head {spec.head!r}. Choose one of {sorted(heads)}.")
+        self.head = heads[spec.head](self.trunk.channels, spec.dim)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        if weights:
+            _load(self.trunk, self.head, weights, spec)
+        for name in spec.frozen:
+            stage = getattr(self.trunk, name, None)
+            if stage is None:
+                raise ConfigError(f"backbone.frozen names {name!r}, which {spec.name} (up to its last stage) does not have.")
+            for module in (stage, self.trunk.bn1) if name == "conv1" and hasattr(self.trunk, "bn1") else (stage,):
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As usual, but batch norm stays in evaluation mode unless the spec says otherwise."""
+        super().train(mode)
+        if not self.spec.train_batch_norm:
+            for module in self.trunk.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
+        """Unit feature vectors, one for each 8 x 8 cell."""
+        image = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        # Normalised in float32: under bf16 autocast the 3 decimals of a cosine would drown.
+        return nnf.normalize(self.head(self.trunk(image)).float(), dim=1)
+
+
+def _find_weights(spec: BackboneSpec) -> dict[str, Tensor] | None:
+    """The state dict that ``spec.weights`` names, or None for random weights."""
+    if spec.weights == "none":
+        return None
+    if spec.weights == "packaged":
+        if spec.name != "small":
+            raise ConfigError(f"backbone.weights 'packaged' exists for backbone 'small' only, not for {spec.name!r}.")
+        with resources.as_file(resources.files("nvsm_lightning.features") / "small.pt") as path:
+            return _read_weights(path)
+    path = Path(spec.weights).expanduser()
+    if path.suffix or path.exists():
+        return _read_weights(path)
+    import torchvision
+
+    try:
+        return torchvision.models.get_weight(f"{_enum_name(spec.name)}.{spec.weights}").get_state_dict(progress=True)
+    except Exception as error:
+        raise WeightsError(
+            f"Weights {spec.weights!r} for {spec.name} could not be had ({type(error).__name__}: {error}). Remedies: give a local "
+            "file (--model.backbone.weights FILE); put torchvision's file into $TORCH_HOME/hub/checkpoints; or train from "
+            "random weights (--model.backbone.weights none)."
+        ) from error
+
+
+def _enum_name(name: str) -> str:
+    return {"resnet18": "ResNet18_Weights", "resnet50": "ResNet50_Weights"}.get(name, name)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"No weight file at {path}. Check --model.backbone.weights.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"{path} cannot be read as a PyTorch state dict ({type(error).__name__}). Is it complete?") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} holds no state dict (names to tensors).")
+    return state
+
+
+def _build_trunk(spec: BackboneSpec, weights: dict[str, Tensor] | None) -> nn.Module:
+    if spec.name == "small":
+        return SmallTrunk()
+    if spec.name not in ("resnet18", "resnet50"):
+        raise ConfigError(f"Unknown backbone {spec.name!r}. Choose resnet18, resnet50 or small.")
+    # The project head reads strides 8 and 16 only; the decoder wants layer4 where the weights have it.
+    has_layer4 = weights is None or any(key.startswith("layer4.") for key in weights)
+    return ResNetTrunk(spec.name, "layer4" if spec.head == "upsample" and has_layer4 else "layer3")
+
+
+def _load(trunk: nn.Module, head: nn.Module, weights: dict[str, Tensor], spec: BackboneSpec) -> None:
+    """Load trunk (and head, where the file has one); anything missing or of another shape is an error naming it."""
+    for part, prefix in ((trunk, "trunk."), (head, "head.")):
+        own = part.state_dict()
+        state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        if part is trunk:
+            state = state or weights
+        elif not state:
+            continue
+        missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+        wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+        if missing or wrong:
+            raise WeightsError(
+                f"The weights {spec.weights!r} are not of a {spec.name}: {len(missing)} tensors missing (first: {missing[:2]}), "
+                f"{len(wrong)} of another shape (first: {wrong[:2]}). Give weights of the same network, or change backbone.name."
+            )
+        part.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)

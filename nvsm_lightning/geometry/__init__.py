@@ -1,0 +1,1 @@
+"""Viewpoints, cameras, rotations, meshes."""

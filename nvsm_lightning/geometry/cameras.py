@@ -1,0 +1,95 @@
+"""Pinhole cameras of canonical crops, and the box camera for pictures of which only a box is known.
+
+Convention: continuous picture coordinates, (0, 0) is the outer corner of the top-left pixel and pixel (i, j) has its centre at
+(j + 0.5, i + 0.5); u grows right, v grows down. Lengths of the object are CAD units (a PASCAL3D+ model is about one unit long).
+The camera looks at the object's centre from ``distance``; the centre falls on ``principal``.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A batch of cameras.
+
+    Attributes:
+        distance: from the camera to the object's centre, CAD units.
+        focal: focal length in pixels.
+        principal: pixel onto which the object's centre projects.
+        box: (x1, y1, x2, y2) in pixels, or NaN. Where it is finite the picture's own camera is unknown: the projected mesh is
+            then stretched so that its bounding box is this box (the *box camera*), and only ``distance`` matters (perspective).
+    """
+
+    distance: Float[Tensor, " batch"]
+    focal: Float[Tensor, " batch"]
+    principal: Float[Tensor, "batch 2"]
+    box: Float[Tensor, "batch 4"]
+
+    def __len__(self) -> int:
+        return len(self.distance)
+
+    def __getitem__(self, item) -> "Camera":
+        return Camera(self.distance[item], self.focal[item], self.principal[item], self.box[item])
+
+    def to(self, *args, **kwargs) -> "Camera":
+        """All tensors moved or cast, as ``Tensor.to``."""
+        return Camera(*(tensor.to(*args, **kwargs) for tensor in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(distance, focal, principal, box)."""
+        return self.distance, self.focal, self.principal, self.box
+
+    def scaled(self, factor: float) -> "Camera":
+        """The same cameras for a picture resized by ``factor`` (``1 / stride`` gives the cameras of the feature map)."""
+        return replace(self, focal=self.focal * factor, principal=self.principal * factor, box=self.box * factor)
+
+    def expanded(self, poses: int) -> "Camera":
+        """Every camera repeated ``poses`` times in a row: entry ``b * poses + p`` is camera ``b``."""
+        return Camera(*(tensor.repeat_interleave(poses, 0) for tensor in self.tensors()))
+
+    @staticmethod
+    def stack(cameras: "list[Camera]") -> "Camera":
+        """One batch from several, in order."""
+        return Camera(*(torch.cat(parts) for parts in zip(*(camera.tensors() for camera in cameras), strict=True)))
+
+
+def canonical_camera(height: int, width: int, pixels_per_unit: float = 600.0, distance: float = 5.0) -> Camera:
+    """The camera of a canonical crop: object centre in the middle, ``pixels_per_unit`` there (NeMo: 600 at distance 5, so f = 3000)."""
+    return Camera(
+        distance=torch.tensor([distance]),
+        focal=torch.tensor([distance * pixels_per_unit]),
+        principal=torch.tensor([[width / 2, height / 2]]),
+        box=torch.full((1, 4), torch.nan),
+    )
+
+
+def mirror_camera(camera: Camera, width: float) -> Camera:
+    """The camera of the left-right mirrored picture of ``width`` pixels."""
+    principal = torch.stack((width - camera.principal[:, 0], camera.principal[:, 1]), -1)
+    x1, y1, x2, y2 = camera.box.unbind(-1)
+    return replace(camera, principal=principal, box=torch.stack((width - x2, y1, width - x1, y2), -1))
+
+
+def project(
+    points: Float[Tensor, "point 3"], rotation: Float[Tensor, "batch 3 3"], camera: Camera
+) -> Float[Tensor, "batch point 3"]:
+    """Project object points: (u, v, depth), pixels and CAD units; depth is along the optical axis, positive in front.
+
+    ``u = px + f X / Z``, ``v = py + f Y / Z`` with ``(X, Y, Z) = R x + (0, 0, distance)`` in the OpenCV frame.
+    Where ``camera.box`` is finite, u and v are stretched per axis until the extent of ``points`` is the box.
+    """
+    in_camera = torch.einsum("bij,vj->bvi", rotation, points)
+    depth = in_camera[..., 2] + camera.distance[:, None]
+    plane = in_camera[..., :2] / depth.clamp_min(1e-3)[..., None]
+    uv = camera.principal[:, None] + camera.focal[:, None, None] * plane
+    boxed = camera.box.isfinite().all(-1)
+    if boxed.any():
+        low, high = plane.amin(1, keepdim=True), plane.amax(1, keepdim=True)
+        corner, size = camera.box[:, None, :2], camera.box[:, None, 2:] - camera.box[:, None, :2]
+        fitted = corner + (plane - low) / (high - low).clamp_min(1e-9) * size
+        uv = torch.where(boxed[:, None, None], fitted, uv)
+    return torch.cat((uv, depth[..., None]), -1)

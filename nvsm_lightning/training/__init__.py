@@ -1,0 +1,1 @@
+"""Losses, EM schedule, the EM loop and its trainer."""
