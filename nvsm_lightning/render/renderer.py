@@ -1,0 +1,63 @@
+"""The renderer of vertex features: one signature, whatever engine draws."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from nvsm_lightning.geometry.meshes import Mesh
+from nvsm_lightning.render.engines import choose_engine, rasterize
+from nvsm_lightning.render.fragments import Fragments, fragments
+from nvsm_lightning.render.visibility import visible_vertices
+
+__all__ = ["FeatureRenderer", "rasterize"]
+
+
+class FeatureRenderer(nn.Module):
+    """Draws one mesh onto maps of one size.
+
+    A module only so that its faces move with the model; it has no parameters and nothing in the state dict.
+
+    Args:
+        mesh: the mesh; only its faces are used, vertices arrive projected.
+        size: (height, width) of the map in cells.
+        engine: ``auto``, ``torch``, ``numba`` or ``nvdiffrast``; see :func:`.engines.rasterize`.
+    """
+
+    def __init__(self, mesh: Mesh, size: tuple[int, int], engine: str = "auto") -> None:
+        super().__init__()
+        self.register_buffer("faces", mesh.faces.long(), persistent=False)
+        self.size = size
+        self.engine = engine
+
+    def engine_on(self, uvz: Tensor) -> str:
+        """The engine that would draw ``uvz``: for run notes and the doctor."""
+        return choose_engine(self.engine, uvz.device)
+
+    def fragments(self, uvz: Float[Tensor, "batch vertex 3"]) -> Fragments:
+        """Seen vertices, weights and mask; see :func:`.fragments.fragments`."""
+        faces = self.faces.to(uvz.device)
+        return fragments(uvz, faces, rasterize(uvz, faces, self.size, self.engine))
+
+    def render(
+        self,
+        features: Float[Tensor, "vertex channel"] | Float[Tensor, "batch vertex channel"],
+        uvz: Float[Tensor, "batch vertex 3"],
+    ) -> tuple[Float[Tensor, "batch channel height width"], Bool[Tensor, "batch height width"]]:
+        """The map of interpolated vertex features (0 where nothing is seen) and the mask of what is.
+
+        Features are interpolated, not normalised again. Gradients reach features and ``uvz``.
+        For large batches render in parts: a map of 128 channels costs more in memory traffic than in arithmetic.
+        """
+        seen = self.fragments(uvz)
+        vertex = seen.vertex
+        if features.dim() == 3:
+            item = vertex.new_tensor(range(len(vertex))).view(-1, 1, 1, 1)
+            vertex, features = vertex + item * features.shape[1], features.flatten(0, 1)
+        values = embedding_bag(
+            vertex.flatten(0, 2), features, per_sample_weights=seen.weight.flatten(0, 2).to(features.dtype), mode="sum"
+        )
+        return values.view(*seen.mask.shape, -1).permute(0, 3, 1, 2), seen.mask
+
+    def visible(self, uvz: Float[Tensor, "batch vertex 3"]) -> Bool[Tensor, "batch vertex"]:
+        """Which vertices are inside the frame and not hidden by the mesh; see :func:`.visibility.visible_vertices`."""
+        return visible_vertices(uvz, self.faces.to(uvz.device), self.size, self.engine)
