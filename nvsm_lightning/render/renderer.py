@@ -15,16 +15,18 @@ __all__ = ["FeatureRenderer", "rasterize"]
 class FeatureRenderer(nn.Module):
     """Draws one mesh onto maps of one size.
 
-    A module only so that its faces move with the model; it has no parameters and nothing in the state dict.
+    A module only so that the mesh moves with the model; it has no parameters and nothing in the state dict.
 
     Args:
-        mesh: the mesh; only its faces are used, vertices arrive projected.
+        mesh: the mesh; its vertices are kept for the caller's projection, drawing takes them projected.
         size: (height, width) of the map in cells.
         engine: ``auto``, ``torch``, ``numba`` or ``nvdiffrast``; see :func:`.engines.rasterize`.
     """
 
     def __init__(self, mesh: Mesh, size: tuple[int, int], engine: str = "auto") -> None:
         super().__init__()
+        self.register_buffer("vertices", mesh.vertices, persistent=False)
+        self.register_buffer("vertices", mesh.vertices, persistent=False)
         self.register_buffer("faces", mesh.faces.long(), persistent=False)
         self.size = size
         self.engine = engine
