@@ -1,0 +1,1 @@
+"""Pose metrics: pure functions, bootstrap intervals, honest comparison rows, and one torchmetrics state."""
