@@ -33,11 +33,9 @@ def bootstrap_interval(
     Raises:
         DataError: if there are no values, or some are not finite.
     """
-    if not len(values) or not values.isfinite().all():
-        raise DataError(
-        broken = int((~values.isfinite()).sum())
+    broken = int((~values.isfinite()).sum())
+    if broken or not len(values):
         raise DataError(f"A bootstrap interval needs finite values; got {len(values)}, {broken} of them not finite.")
-        )
     values = values.double().cpu()
     generator = torch.Generator().manual_seed(seed)
     rows = max(1, CHUNK // len(values))
