@@ -1,0 +1,136 @@
+"""Pictures to crops at canonical scale: the object's centre in the middle, a fixed number of pixels per CAD unit."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from nvsm_lightning.data.record import Record
+from nvsm_lightning.errors import ConfigError, DataError
+from nvsm_lightning.geometry.cameras import Camera
+
+# What is outside the picture becomes the mean colour of ImageNet, which a normalising backbone sees as zero.
+FILL = (124, 116, 104)
+CANONICAL_DISTANCE = 5.0  # CAD units, NeMo
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """The shape and scale of the crops.
+
+    Args:
+        height: height of a crop in pixels.
+        width: width of a crop in pixels.
+        pixels_per_unit: pixels per CAD unit at the object's centre (NeMo: 600 with crops of 256 x 672; the default is about
+            half of that, for CPUs).
+        box_unit: CAD units that the shorter side of a bounding box is taken for, where only a box is known (0.33: the mean of a
+            car's height and width).
+        box_distance: distance in CAD units assumed for pictures of which only a box is known.
+        camera: ``own`` keeps each picture's own distance; ``canonical`` says distance 5 for every picture (protocol of NeMo, exact
+            only in the plane through the object's centre).
+    """
+
+    height: int = 160
+    width: int = 384
+    pixels_per_unit: float = 300.0
+    box_unit: float = 0.33
+    box_distance: float = 1.734
+    camera: Literal["own", "canonical"] = "own"
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.pixels_per_unit, self.box_unit, self.box_distance) <= 0:
+            raise ConfigError(f"Crop sizes and scales must be positive; got {self}.")
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) from the file's head, without decoding it. Raises DataError if there is no readable picture."""
+    with open_picture(path) as image:
+        return image.size
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture opened but not decoded. Raises DataError naming the file if it is missing or no picture."""
+    try:
+        return Image.open(path)
+    except FileNotFoundError as error:
+        raise DataError(f"Picture {path} does not exist; restore it or remove its label.") from error
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"Picture {path} cannot be opened ({error}); replace it or remove its label.") from error
+
+
+def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[Tensor, "3 height width"], Camera]:
+    """Cut and resize a picture to canonical scale; returns the crop (RGB) and its camera (length 1).
+
+    Known camera: scale ``s = pixels_per_unit * distance / focal_px`` (NeMo: ``distance / 5`` for 600 px and focal 3000), window
+    centred at the principal point. Box only (the whole picture if there is none): ``s = pixels_per_unit * box_unit / min(box
+    height, box width)`` (NeMo: 224 / min), reduced until the box fits into the window, window centred at the box.
+    Only the needed region is resampled; its edges are not rounded to whole pixels, so the camera is exact.
+
+    Raises:
+        DataError: the picture is missing, truncated or otherwise undecodable; the message names the file.
+    """
+    with open_picture(image) as picture:
+        try:
+            if record.turned:
+                picture = ImageOps.exif_transpose(picture)
+            scale, centre, camera = _window(picture.size, record, spec)
+            return _resample(picture, scale, centre, spec), camera
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"Picture {image} cannot be decoded ({error}); replace it or remove its label.") from error
+
+
+def _window(size: tuple[int, int], record: Record, spec: CropSpec) -> tuple[float, tuple[float, float], Camera]:
+    """Scale, centre of the window in the stored picture, and the camera of the crop."""
+    middle = torch.tensor([[spec.width / 2, spec.height / 2]])
+    if record.has_camera:
+        distance = CANONICAL_DISTANCE if spec.camera == "canonical" else record.distance
+        camera = Camera(
+            distance=torch.tensor([distance]),
+            focal=torch.tensor([distance * spec.pixels_per_unit]),
+            principal=middle,
+            box=torch.full((1, 4), torch.nan),
+        )
+        return spec.pixels_per_unit * record.distance / record.focal_px, record.principal, camera
+    x1, y1, x2, y2 = record.box or (0.0, 0.0, *size)
+    scale = spec.pixels_per_unit * spec.box_unit / min(x2 - x1, y2 - y1)
+    scale = min(scale, spec.width / (x2 - x1), spec.height / (y2 - y1))
+    half = torch.tensor([x2 - x1, y2 - y1]) * scale / 2
+    camera = Camera(
+        distance=torch.tensor([record.distance or spec.box_distance]),
+        focal=torch.ones(1),
+        principal=middle,
+        box=torch.cat((middle - half, middle + half), -1),
+    )
+    return scale, ((x1 + x2) / 2, (y1 + y2) / 2), camera
+
+
+def _resample(
+    picture: Image.Image, scale: float, centre: tuple[float, float], spec: CropSpec
+) -> UInt8[Tensor, "3 height width"]:
+    """The window around ``centre``, antialiased bilinear, :data:`FILL` outside the picture.
+
+    Crop pixel edge ``j`` shows stored column ``left + j / scale``; a border column not wholly inside the picture is filled.
+    """
+    full_width, full_height = picture.size
+    left, top = centre[0] - spec.width / 2 / scale, centre[1] - spec.height / 2 / scale
+    j0, j1 = max(0, math.ceil(-left * scale)), min(spec.width, math.floor((full_width - left) * scale))
+    i0, i1 = max(0, math.ceil(-top * scale)), min(spec.height, math.floor((full_height - top) * scale))
+    crop = np.full((spec.height, spec.width, 3), FILL, np.uint8)
+    if j1 > j0 and i1 > i0:
+        if scale < 0.5:  # a JPEG can be decoded at 1/2, 1/4 or 1/8 of its size in a fraction of the time
+            picture.draft("RGB", (math.ceil(full_width * scale * 1.5), math.ceil(full_height * scale * 1.5)))
+        shrink = 2 ** round(math.log2(full_width / picture.size[0]))
+        region = np.array((left + j0 / scale, top + i0 / scale, left + j1 / scale, top + i1 / scale)) / shrink
+        region = np.clip(region, 0, (*picture.size, *picture.size))
+        rgb = picture.convert("RGB")
+        part = rgb.resize((j1 - j0, i1 - i0), Image.Resampling.BILINEAR, box=tuple(region), reducing_gap=3.0)
+        crop[i0:i1, j0:j1] = np.asarray(part)
+    else:
+        picture.load()  # a damaged file is reported even where nothing of it is shown
+    return torch.from_numpy(crop).permute(2, 0, 1).contiguous()

@@ -1,0 +1,136 @@
+"""Torch data sets over records: decoded crops kept in memory, and the batch dictionary."""
+
+import math
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from nvsm_lightning.data.augment import Augmentation, augment
+from nvsm_lightning.data.crops import CropSpec, canonical_crop
+from nvsm_lightning.data.record import Record
+from nvsm_lightning.data.sampling import Draw
+from nvsm_lightning.errors import DataError
+from nvsm_lightning.geometry.cameras import Camera, mirror_camera
+from nvsm_lightning.geometry.viewpoints import mirror_viewpoint
+
+
+class Batch(TypedDict):
+    """What every loader yields.
+
+    ``image`` is RGB in 0..1, not normalised; ``viewpoint`` is in radians, NaN where it is unknown or hidden; ``index`` is the position
+    in the part's list of records (training: labelled pictures first, then the pool); ``mirrored`` tells mirror images.
+    """
+
+    image: Float[Tensor, "batch 3 height width"]
+    camera: Camera
+    viewpoint: Float[Tensor, "batch 3"]
+    weight: Float[Tensor, " batch"]
+    index: Int64[Tensor, " batch"]
+    mirrored: Bool[Tensor, " batch"]
+
+
+class Crops:
+    """The crops of a list of records, decoded when first asked for and then kept as bytes.
+
+    Args:
+        records: the pictures.
+        spec: shape and scale.
+        keep: keep decoded crops in memory (184 KB each at 160 x 384).
+    """
+
+    def __init__(self, records: Sequence[Record], spec: CropSpec, keep: bool = True) -> None:
+        self.records, self.spec, self.keep = records, spec, keep
+        self._kept: dict[int, tuple[UInt8[Tensor, "3 height width"], Camera]] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 height width"], Camera]:
+        if index in self._kept:
+            return self._kept[index]
+        record = self.records[index]
+        crop = canonical_crop(record.image, record, self.spec)
+        if self.keep:
+            self._kept[index] = crop
+        return crop
+
+    def damaged(self, indices: Sequence[int]) -> dict[int, str]:
+        """Decode the pictures now; returns {index: reason} of those that cannot be."""
+        reasons = {}
+        for index in indices:
+            try:
+                self[index]
+            except DataError as error:
+                reasons[index] = str(error)
+        return reasons
+
+
+class PoseDataset(Dataset[Batch]):
+    """Pictures with viewpoints, in a fixed order or, when indexed by a ``Draw``, augmented.
+
+    Args:
+        crops: where pictures come from.
+        source: position in ``crops`` of each entry.
+        viewpoint: of each entry, radians; NaN = hidden.
+        weight: of each entry.
+        index: reported position of each entry.
+        mirrored: entries to be shown as mirror images; ``viewpoint`` is that of the picture as stored.
+        augmentation: what to do with a ``Draw``.
+        symmetric: whether augmentation may mirror.
+    """
+
+    def __init__(
+        self,
+        crops: Crops,
+        source: Int64[Tensor, " entry"],
+        viewpoint: Float[Tensor, "entry 3"],
+        weight: Float[Tensor, " entry"] | None = None,
+        index: Int64[Tensor, " entry"] | None = None,
+        mirrored: Bool[Tensor, " entry"] | None = None,
+        augmentation: Augmentation | None = None,
+        symmetric: bool = False,
+    ) -> None:
+        count = len(source)
+        self.crops, self.source, self.viewpoint = crops, source, viewpoint.float()
+        self.weight = torch.ones(count) if weight is None else weight.float()
+        self.index = source if index is None else index
+        self.mirrored = torch.zeros(count, dtype=torch.bool) if mirrored is None else mirrored
+        self.augmentation, self.symmetric = augmentation, symmetric
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, item: int | Draw) -> Batch:
+        entry, seed = item if isinstance(item, tuple) else (item, None)
+        crop, camera = self.crops[int(self.source[entry])]
+        viewpoint, mirrored = self.viewpoint[entry], bool(self.mirrored[entry])
+        if mirrored:
+            crop, camera, viewpoint = crop.flip(-1), mirror_camera(camera, crop.shape[-1]), mirror_viewpoint(viewpoint)
+        if seed is None or self.augmentation is None:
+            image = crop.float() / 255
+        else:
+            generator = Generator().manual_seed(seed)
+            image, camera, viewpoint = augment(crop, camera, viewpoint, self.augmentation, generator, self.symmetric)
+        return Batch(
+            image=image,
+            camera=camera,
+            viewpoint=viewpoint,
+            weight=self.weight[entry],
+            index=self.index[entry],
+            mirrored=torch.tensor(mirrored),
+        )
+
+
+def collate(items: list[Batch]) -> Batch:
+    """One batch from its pictures."""
+    stacked = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "camera"}  # type: ignore[literal-required]
+    return Batch(camera=Camera.stack([item["camera"] for item in items]), **stacked)
+
+
+def hidden(count: int) -> Float[Tensor, "count 3"]:
+    """Viewpoints that are not to be seen: NaN."""
+    return torch.full((count, 3), math.nan)

@@ -1,0 +1,92 @@
+"""Which pictures are labelled: seeded few-shot draws spread over azimuth, and their list files."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor
+
+from nvsm_lightning.data.record import Record
+from nvsm_lightning.errors import DataError
+from nvsm_lightning.geometry.viewpoints import wrap_angle
+
+ANCHORS = 7  # the smallest published label set (NVSM): nested draws start with as many equally spaced azimuths
+NEAREST = 5  # a wanted azimuth is filled at random from this many nearest pictures
+
+
+def draw_labels(
+    azimuth: Float[Tensor, " record"], count: int, seed: int, group: list[str] | None = None
+) -> Int64[Tensor, " count"]:
+    """Positions of ``count`` pictures spread over azimuth (radians): the first of one seeded order, so that 7 in 20 in 50 are nested.
+
+    The first 7 lie near 7 equally spaced azimuths with a random phase; every next one near the middle of the widest gap left.
+    Near = drawn at random from the 5 nearest pictures not yet drawn, those of the least drawn ``group`` (car) first: labels of one
+    car only cost 12 points of spread between draws, as a person choosing 7 photographs would know.
+
+    Raises:
+        DataError: there are fewer pictures than asked for.
+    """
+    total = len(azimuth)
+    if count > total:
+        raise DataError(f"{count} labels were asked for, but the train part has only {total} labelled pictures; lower --data.labels.")
+    generator = Generator().manual_seed(seed)
+    phase = torch.rand(1, generator=generator).item() * 2 * math.pi
+    # Steps of three sevenths of a turn, so that fewer than 7 labels are spread too.
+    wanted = [phase + 2 * math.pi * (3 * step % ANCHORS) / ANCHORS for step in range(ANCHORS)]
+    free = torch.ones(total, dtype=torch.bool)
+    used: Counter[str] = Counter()
+    order: list[int] = []
+    while len(order) < count:
+        target = wanted[len(order)] if len(order) < ANCHORS else _widest_gap(azimuth[order], generator)
+        distance = wrap_angle(azimuth - target).abs().masked_fill(~free, math.inf)
+        nearest = distance.topk(min(NEAREST, int(free.sum())), largest=False).indices.tolist()
+        if group is not None:
+            fewest = min(used[group[index]] for index in nearest)
+            nearest = [index for index in nearest if used[group[index]] == fewest]
+        chosen = nearest[int(torch.randint(len(nearest), (1,), generator=generator))]
+        free[chosen] = False
+        if group is not None:
+            used[group[chosen]] += 1
+        order.append(chosen)
+    return torch.tensor(order, dtype=torch.int64)
+
+
+def _widest_gap(azimuth: Float[Tensor, " drawn"], generator: Generator) -> float:
+    """An azimuth in the middle half of the widest gap between the given ones, radians."""
+    ordered = (azimuth % (2 * math.pi)).sort().values
+    gap = torch.cat((ordered[1:], ordered[:1] + 2 * math.pi)) - ordered
+    widest = int(gap.argmax())
+    share = 0.25 + 0.5 * torch.rand(1, generator=generator).item()
+    return (ordered[widest] + share * gap[widest]).item()
+
+
+def read_label_list(path: Path, records: list[Record], count: int) -> Int64[Tensor, " count"]:
+    """Positions in ``records`` of the first ``count`` keys of a list file (one a line; blank lines and ``#`` are skipped).
+
+    Raises:
+        DataError: no such file, a key that is not among the labelled train pictures, a key twice, or too few keys.
+    """
+    if not path.is_file():
+        raise DataError(f"Label list {path} does not exist; give a file written by an earlier run, or leave --data.label_list out.")
+    position = {record.key: index for index, record in enumerate(records)}
+    chosen: list[int] = []
+    for line, row in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        key = row.split("#", 1)[0].strip()
+        if not key:
+            continue
+        if key not in position:
+            raise DataError(f"{path}:{line}: {key!r} is not a labelled picture of the train part; check the list or the data folder.")
+        if position[key] in chosen:
+            raise DataError(f"{path}:{line}: {key!r} is listed twice; remove one.")
+        chosen.append(position[key])
+    if len(chosen) < count:
+        raise DataError(f"{path} lists {len(chosen)} pictures, but {count} labels were asked for; lower --data.labels.")
+    return torch.tensor(chosen[:count], dtype=torch.int64)
+
+
+def write_label_list(path: Path, records: list[Record]) -> None:
+    """Write the keys of the labelled pictures, one a line, in the order of the draw."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{record.key}\n" for record in records), encoding="utf-8")

@@ -1,0 +1,370 @@
+"""``PoseData``: the parts of a data set, its loaders, and the pseudo labels of the running fit."""
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from nvsm_lightning.data.augment import Augmentation
+from nvsm_lightning.data.crops import CropSpec, picture_size
+from nvsm_lightning.data.datasets import Batch, Crops, PoseDataset, collate, hidden
+from nvsm_lightning.data.labels import draw_labels, read_label_list, write_label_list
+from nvsm_lightning.data.record import Record, check_box_inside, viewpoints
+from nvsm_lightning.data.sampling import DrawSampler, draw_weights
+from nvsm_lightning.errors import DataError
+
+AZIMUTH_BINS = 12
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class PoseData(LightningDataModule):
+    """Few labelled pictures, an unlabelled pool, validation and test parts of one category; a data set overrides ``read``.
+
+    ``labelled``, ``pool``, ``val`` and ``test`` are lists of ``Record`` after ``setup``. What the pool's labels are is hidden from every
+    loader; ``pool_truth`` gives them for reports. Pseudo labels accepted during a fit live in this module's state.
+
+    Args:
+        root: folder of the data set.
+        test_root: another folder of the same layout, whose whole content is then the test part.
+        folder: folder of pictures without labels for ``predict``.
+        category: object category.
+        labels: number of labelled pictures, drawn from the train part.
+        label_list: file of keys, one a line, whose first ``labels`` are the labelled pictures (as written by an earlier run).
+        label_seed: seed of the label draw; by default that of --seed_everything.
+        crop: shape and scale of the crops.
+        mirror: the category is left-right symmetric: mirror images of labelled pictures are labels for free.
+        batch_size: pictures a batch and process.
+        epoch_images: pictures of a training epoch over all processes.
+        labelled_share: share of labelled pictures in training while there are pseudo labels.
+        balance: draw pseudo-labelled pictures equally from 12 bins of azimuth.
+        augment: random changes of training pictures.
+        pool_limit: use only so many pictures of the pool, drawn by the label seed.
+        num_workers: processes that prepare batches; 0 = none.
+        keep_crops: keep decoded crops in memory (184 KB a picture at 160 x 384); off saves memory and costs time.
+    """
+
+    name = "pose"
+
+    def __init__(
+        self,
+        root: str = "",
+        test_root: str | None = None,
+        folder: str | None = None,
+        category: str = "car",
+        labels: int = 7,
+        label_list: str | None = None,
+        label_seed: int | None = None,
+        crop: CropSpec = CropSpec(),
+        mirror: bool = True,
+        batch_size: int = 16,
+        epoch_images: int = 256,
+        labelled_share: float = 0.25,
+        balance: bool = True,
+        augment: Augmentation = Augmentation(),
+        pool_limit: int | None = None,
+        num_workers: int = 0,
+        keep_crops: bool = True,
+    ) -> None:
+        super().__init__()
+        self.root, self.test_root, self.folder = root, test_root, folder
+        self.category, self.labels, self.label_list, self.label_seed = category, labels, label_list, label_seed
+        self.crop, self.mirror, self.augment = crop, mirror, augment
+        self.batch_size, self.epoch_images, self.num_workers = batch_size, epoch_images, num_workers
+        self.labelled_share, self.balance = labelled_share, balance
+        self.pool_limit, self.keep_crops = pool_limit, keep_crops
+        self.labelled: list[Record] = []
+        self.pool: list[Record] = []
+        self.val: list[Record] = []
+        self.test: list[Record] = []
+        self.skipped: list[tuple[str, str]] = []
+        self.round = -1
+        self._pseudo = _no_pseudo()
+        self._crops: dict[str, Crops] = {}
+        self._usable: list[int] | None = None
+
+    def read(self, root: Path, test_only: bool = False) -> list[Record]:
+        """Every picture of the data set under ``root``; with ``test_only`` all labelled ones, as the test part."""
+        raise NotImplementedError(f"{type(self).__name__} must override read()")
+
+    # ------------------------------------------------------------------ parts
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data set and draw the labels, once; ``predict`` with a folder needs no data set."""
+        if self.labelled or (stage == "predict" and self.folder is not None):
+            return
+        records = self.read(_folder(self.root, "--data.root"))
+        candidates = [r for r in records if r.part in ("train", "") and r.viewpoint is not None]
+        if self.label_list is not None:
+            chosen = read_label_list(Path(self.label_list), candidates, self.labels)
+        else:
+            groups = [record.group for record in candidates]
+            chosen = draw_labels(viewpoints(candidates)[:, 0], self.labels, self.seed, groups)
+        self.labelled = [replace(candidates[index], part="train") for index in chosen.tolist()]
+        keys = {record.key for record in self.labelled}
+        rest = assign_parts([record for record in records if record.key not in keys])
+        self.pool = _limit([record for record in rest if record.part == "train"], self.pool_limit, self.seed)
+        self.val = [record for record in rest if record.part == "val"]
+        self.test = [record for record in rest if record.part == "test"]
+        if self.test_root is not None:
+            self.test = self.read(_folder(self.test_root, "--data.test_root"), test_only=True)
+        for record in (*self.labelled, *self.val, *self.test):
+            check_box_inside(record, picture_size(record.image), f"{self.name}, {record.key}")
+        if not self.val:
+            rank_zero_warn(f"{self.root}: there is no validation part; validation is skipped.")
+
+    @property
+    def seed(self) -> int:
+        """Seed of the label draw and the training stream: ``label_seed``, else that of seed_everything, else 0."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.label_seed is None else self.label_seed
+
+    def write_label_list(self, path: Path) -> None:
+        """Write the keys of the labelled pictures, to be given back as ``--data.label_list``."""
+        write_label_list(path, self.labelled)
+
+    def pool_truth(self) -> Float[Tensor, "pool 3"]:
+        """True viewpoints of the pool in radians, NaN where unknown. For reports only: nothing may be chosen by them."""
+        return viewpoints(self.pool)
+
+    # ------------------------------------------------------------------ pseudo labels
+
+    def accept(
+        self, round: int, index: Int64[Tensor, " n"], viewpoint: Float[Tensor, "n 3"], weight: Float[Tensor, " n"]
+    ) -> None:
+        """Take the pseudo labels of a round: positions in the pool, viewpoints in radians, weights in training (> 0)."""
+        if not len(index) == len(viewpoint) == len(weight):
+            raise ValueError(f"pseudo labels of unequal length: {len(index)}, {len(viewpoint)}, {len(weight)}")
+        self.round = round
+        order = index.cpu().argsort()
+        self._pseudo = (index.cpu()[order].long(), viewpoint.cpu()[order].float(), weight.cpu()[order].float())
+
+    @property
+    def pseudo_labels(self) -> tuple[Int64[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, " n"]]:
+        """(position in the pool, viewpoint in radians, weight) of the accepted pictures, by position."""
+        return self._pseudo
+
+    def state_dict(self) -> dict:
+        """Round, pseudo labels, and what they belong to: category, labelled keys, a checksum of the pool."""
+        index, viewpoint, weight = self._pseudo
+        return {
+            "category": self.category,
+            "labelled": [record.key for record in self.labelled],
+            "pool": _checksum(self.pool),
+            "round": self.round,
+            "index": index,
+            "viewpoint": viewpoint,
+            "weight": weight,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over the state of a checkpoint.
+
+        Raises:
+            DataError: it is of another category, or (when a fit is resumed) of other labelled pictures or another pool.
+        """
+        if state["category"] != self.category:
+            raise DataError(
+                f"The checkpoint is of category {state['category']!r}, this run of {self.category!r}; "
+                "give a checkpoint of the same category, or change --data.category."
+            )
+        same_labels = state["labelled"] == [record.key for record in self.labelled]
+        same_pool = state["pool"] == _checksum(self.pool)
+        if not (same_labels and same_pool):
+            if self.trainer is not None and not self.trainer.training and not self.trainer.sanity_checking:
+                return  # test or predict on other data: the pseudo labels have no meaning there and are not needed
+            what = "other labelled pictures" if not same_labels else "another pool"
+            raise DataError(
+                f"The checkpoint was trained with {what} than this run has ({len(state['labelled'])} labels then, "
+                f"{len(self.labelled)} now); resume with the same data, seed and label list, or start afresh."
+            )
+        self.round = state["round"]
+        self._pseudo = (state["index"], state["viewpoint"], state["weight"])
+
+    # ------------------------------------------------------------------ loaders
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """An epoch of augmented draws from labelled and pseudo-labelled pictures (see ``DrawSampler``)."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        _, viewpoint, weight = self._pseudo
+        sampler = DrawSampler(
+            labelled=len(self.labelled),
+            probability=draw_weights(viewpoint, weight, AZIMUTH_BINS if self.balance else None),
+            labelled_share=self.labelled_share,
+            draws=self.epoch_images,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+        )
+        return self._loader(self._training_set(), sampler=sampler, drop_last=True)
+
+    def labelled_and_pseudo_dataloader(self, mirrored: bool | None = None) -> DataLoader[Batch]:
+        """Every training picture once, in order, without augmentation, then (default: as ``mirror``) their mirror images."""
+        return self._loader(_with_mirrors(self._training_set(), self.mirror if mirrored is None else mirrored))
+
+    def anchor_dataloader(self) -> DataLoader[Batch]:
+        """The labelled pictures in order, without augmentation, then (if ``mirror``) their mirror images."""
+        source = torch.arange(len(self.labelled))
+        anchors = PoseDataset(self._train_crops(), source, viewpoints(self.labelled))
+        return self._loader(_with_mirrors(anchors, self.mirror))
+
+    def pool_dataloader(self, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
+        """The pool in order with hidden viewpoints, every ``world``-th picture from ``rank``; damaged pictures are left out.
+
+        The first call decodes the whole pool, lists damaged pictures in ``skipped`` and warns once.
+
+        Raises:
+            DataError: the pool is empty, or no picture of it can be read.
+        """
+        if not self.pool:
+            raise DataError(
+                f"The pool of {self.root} is empty: all pictures of the train part are labelled. "
+                "Add pictures without labels, lower --data.labels, or train with labels only (method NeMo)."
+            )
+        positions = range(rank, len(usable := self._usable_pool()), world)
+        offset = len(self.labelled)
+        pool = PoseDataset(
+            self._train_crops(),
+            torch.arange(offset, offset + len(self.pool)),
+            hidden(len(self.pool)),
+            index=torch.arange(len(self.pool)),
+        )
+        return self._loader(Subset(pool, [usable[position] for position in positions]))
+
+    def val_dataloader(self) -> DataLoader[Batch] | list:
+        """The validation part in order; no loader if there is none."""
+        return self._part("val", self.val) if self.val else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test part in order. Raises DataError if there is none."""
+        if not self.test:
+            raise DataError(f"{self.root} has no test part; give one with --data.test_root or a split column.")
+        return self._part("test", self.test)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The pictures of ``folder`` (readable ones; the rest is listed in ``skipped``), or the test part without a folder."""
+        if self.folder is None:
+            return self.test_dataloader()
+        folder = _folder(self.folder, "--data.folder")
+        self.predicted = [
+            Record(image=path, key=path.relative_to(folder).as_posix(), category=self.category, part="test", turned=True)
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in PICTURES
+        ]
+        if not self.predicted:
+            raise DataError(f"{folder} holds no pictures ({', '.join(PICTURES)}); give another --data.folder.")
+        crops = Crops(self.predicted, self.crop, self.keep_crops)
+        usable = self._skip(crops, range(len(self.predicted)), "pictures of the folder")
+        return self._loader(Subset(PoseDataset(crops, torch.arange(len(crops)), hidden(len(crops))), usable))
+
+    # ------------------------------------------------------------------ inner parts
+
+    def _train_crops(self) -> Crops:
+        if "train" not in self._crops:
+            self._crops["train"] = Crops([*self.labelled, *self.pool], self.crop, self.keep_crops)
+        return self._crops["train"]
+
+    def _training_set(self) -> PoseDataset:
+        """Labelled pictures first, then the pseudo-labelled ones; ``index`` counts the pool after the labelled pictures."""
+        count = len(self.labelled)
+        index, viewpoint, weight = self._pseudo
+        return PoseDataset(
+            self._train_crops(),
+            torch.cat((torch.arange(count), count + index)),
+            torch.cat((viewpoints(self.labelled), viewpoint)),
+            weight=torch.cat((torch.ones(count), weight)),
+            augmentation=self.augment,
+            symmetric=self.mirror,
+        )
+
+    def _part(self, part: str, records: list[Record]) -> DataLoader[Batch]:
+        crops = self._crops.setdefault(part, Crops(records, self.crop, self.keep_crops))
+        return self._loader(PoseDataset(crops, torch.arange(len(records)), viewpoints(records)))
+
+    def _usable_pool(self) -> list[int]:
+        if self._usable is None:
+            offset = len(self.labelled)
+            usable = self._skip(self._train_crops(), range(offset, offset + len(self.pool)), "pool pictures")
+            self._usable = [position - offset for position in usable]
+        return self._usable
+
+    def _skip(self, crops: Crops, positions: Sequence[int], what: str) -> list[int]:
+        """The positions that can be decoded; the others are counted, listed and warned of, and fatal only if none is left."""
+        damaged = crops.damaged(positions)
+        self.skipped += [(crops.records[position].key, reason) for position, reason in damaged.items()]
+        if damaged:
+            listed = "\n  ".join(list(damaged.values())[:10])
+            rank_zero_warn(f"{len(damaged)} of {len(positions)} {what} are damaged and skipped:\n  {listed}")
+        if len(damaged) == len(positions):
+            raise DataError(f"None of the {len(positions)} {what} can be read; the first: {next(iter(damaged.values()))}")
+        return [position for position in positions if position not in damaged]
+
+    def _loader(self, dataset: PoseDataset | Subset, **kwargs) -> DataLoader[Batch]:
+        return DataLoader(dataset, self.batch_size, collate_fn=collate, num_workers=self.num_workers, **kwargs)
+
+
+def assign_parts(records: list[Record]) -> list[Record]:
+    """Give a part to the pictures that have none, the labelled ones having been drawn already.
+
+    With unlabelled pictures among them, these are the pool and the labelled ones are halved into val and test; otherwise 80 % are pool,
+    10 % val and 10 % test. By a checksum of the key, so that it does not depend on the draw.
+    """
+    has_pool = any(record.part == "train" or (not record.part and record.viewpoint is None) for record in records)
+    assigned = []
+    for record in records:
+        if record.part:
+            assigned.append(record)
+            continue
+        slot = zlib.crc32(record.key.encode()) % 10
+        if record.viewpoint is None:
+            part = "train"
+        elif has_pool:
+            part = "val" if slot % 2 else "test"
+        else:
+            part = {0: "val", 1: "test"}.get(slot, "train")
+        assigned.append(replace(record, part=part))
+    return assigned
+
+
+def _with_mirrors(dataset: PoseDataset, mirrored: bool) -> PoseDataset:
+    """The entries followed by their mirror images."""
+    if not mirrored:
+        return dataset
+    count = len(dataset)
+    return PoseDataset(
+        dataset.crops,
+        dataset.source.repeat(2),
+        dataset.viewpoint.repeat(2, 1),
+        weight=dataset.weight.repeat(2),
+        index=dataset.index.repeat(2),
+        mirrored=torch.arange(2 * count) >= count,
+    )
+
+
+def _limit(records: list[Record], limit: int | None, seed: int) -> list[Record]:
+    if limit is None or limit >= len(records):
+        return records
+    chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:limit]
+    return [records[index] for index in chosen.sort().values.tolist()]
+
+
+def _folder(path: str, option: str) -> Path:
+    folder = Path(path).expanduser()
+    if not path or not folder.exists():
+        raise DataError(f"Folder {path!r} does not exist; give the data set's folder with {option}.")
+    return folder
+
+
+def _no_pseudo() -> tuple[Int64[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, " n"]]:
+    return torch.empty(0, dtype=torch.int64), torch.empty(0, 3), torch.empty(0)
+
+
+def _checksum(records: list[Record]) -> int:
+    return zlib.crc32("\n".join(record.key for record in records).encode())
