@@ -1,8 +1,8 @@
 """Pinhole cameras of canonical crops, and the box camera for pictures of which only a box is known.
 
-Convention: continuous picture coordinates, (0, 0) is the outer corner of the top-left pixel and pixel (i, j) has its centre at
-(j + 0.5, i + 0.5); u grows right, v grows down. Lengths of the object are CAD units (a PASCAL3D+ model is about one unit long).
-The camera looks at the object's centre from ``distance``; the centre falls on ``principal``.
+Convention: continuous picture coordinates, (0, 0) is the outer corner of the top-left pixel and pixel (i, j) has its
+centre at (j + 0.5, i + 0.5); u grows right, v grows down. Lengths of the object are CAD units (a PASCAL3D+ model is
+about one unit long). The camera looks at the object's centre from ``distance``; the centre falls on ``principal``.
 """
 
 from dataclasses import dataclass, replace
@@ -20,8 +20,9 @@ class Camera:
         distance: from the camera to the object's centre, CAD units.
         focal: focal length in pixels.
         principal: pixel onto which the object's centre projects.
-        box: (x1, y1, x2, y2) in pixels, or NaN. Where it is finite the picture's own camera is unknown: the projected mesh is
-            then stretched so that its bounding box is this box (the *box camera*), and only ``distance`` matters (perspective).
+        box: (x1, y1, x2, y2) in pixels, or NaN. Where it is finite the picture's own camera is unknown: the projected
+            mesh is then stretched so that its bounding box is this box (the *box camera*), and only ``distance``
+            matters (perspective).
     """
 
     distance: Float[Tensor, " batch"]
@@ -44,7 +45,7 @@ class Camera:
         return self.distance, self.focal, self.principal, self.box
 
     def scaled(self, factor: float) -> "Camera":
-        """The same cameras for a picture resized by ``factor`` (``1 / stride`` gives the cameras of the feature map)."""
+        """The same cameras for a picture resized by ``factor`` (``1 / stride``: the cameras of the feature map)."""
         return replace(self, focal=self.focal * factor, principal=self.principal * factor, box=self.box * factor)
 
     def expanded(self, poses: int) -> "Camera":
@@ -58,7 +59,10 @@ class Camera:
 
 
 def canonical_camera(height: int, width: int, pixels_per_unit: float = 600.0, distance: float = 5.0) -> Camera:
-    """The camera of a canonical crop: object centre in the middle, ``pixels_per_unit`` there (NeMo: 600 at distance 5, so f = 3000)."""
+    """The camera of a canonical crop: object centre in the middle, ``pixels_per_unit`` there.
+
+    NeMo: 600 at distance 5, so that the focal length is 3000 (§1.6).
+    """
     return Camera(
         distance=torch.tensor([distance]),
         focal=torch.tensor([distance * pixels_per_unit]),

@@ -13,8 +13,8 @@ from nvsm_lightning.errors import EngineError
 _REMEDY = {
     "torch": "",
     "numba": "Install it with `pip install numba`, or choose the engine `torch`.",
-    "nvdiffrast": "Install it with `pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast.git` (needs the CUDA "
-    "compiler of your torch; non-commercial licence), or choose the engine `torch`, which runs on CUDA too.",
+    "nvdiffrast": "Install it with `pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast.git` (it needs "
+    "the CUDA compiler of your torch and has a non-commercial licence), or choose the engine `torch`: it runs on CUDA too.",
 }
 ENGINES = tuple(_REMEDY)
 
@@ -24,7 +24,7 @@ def _load(engine: str) -> Callable | EngineError:
     """The engine's function, or why there is none."""
     try:
         module = importlib.import_module(f"nvsm_lightning.render.raster_{engine}")
-    except Exception as reason:  # noqa: BLE001  an import of native code may fail with anything
+    except Exception as reason:  # an import of native code may fail with anything
         return EngineError(f"The renderer engine {engine!r} cannot be used here ({reason!r}). {_REMEDY[engine]}")
     return getattr(module, f"rasterize_{engine}")
 
@@ -37,7 +37,7 @@ def available(engine: str) -> bool:
 def choose_engine(engine: str, device: torch.device) -> str:
     """The engine that will draw tensors on ``device``.
 
-    ``auto``: on CUDA nvdiffrast if it is installed, on the CPU numba if it is installed, and plain torch everywhere else.
+    ``auto``: on CUDA nvdiffrast if it is installed, on the CPU numba if it is installed, plain torch everywhere else.
 
     Raises:
         EngineError: an unknown name, or an engine that cannot draw on this device.
@@ -50,7 +50,7 @@ def choose_engine(engine: str, device: torch.device) -> str:
     needs = {"numba": "cpu", "nvdiffrast": "cuda"}.get(engine, device.type)
     if needs != device.type:
         raise EngineError(
-            f"The renderer engine {engine!r} draws tensors on {needs} only, these are on {device}. Choose `auto` or `torch`."
+            f"The renderer engine {engine!r} draws on {needs} only; these tensors are on {device}. Choose `auto`."
         )
     return engine
 
@@ -60,8 +60,9 @@ def rasterize(
 ) -> Int32[Tensor, "batch {size[0]} {size[1]}"]:
     """The face seen in every cell of a map, -1 where none is.
 
-    **Convention**: (u, v) in map pixels with cell (i, j) centred at (j + 0.5, i + 0.5), v downwards; depth along the optical axis. Both
-    sides of a face are drawn, the nearest depth wins, at equal depth the lowest face id. A face with a vertex at depth <= 0 is dropped.
+    **Convention**: (u, v) in map pixels with cell (i, j) centred at (j + 0.5, i + 0.5), v downwards; depth along the
+    optical axis. Both sides of a face are drawn, the nearest depth wins, at equal depth the lowest face id. A face with
+    a vertex at depth <= 0 is dropped.
 
     Args:
         uvz: projected vertices (u, v, depth); any float type, drawn in float32. No gradient passes.

@@ -1,4 +1,4 @@
-"""What is seen in each cell: three vertices and their perspective-correct weights, differentiable with respect to the vertices."""
+"""What is seen in each cell: three vertices and their perspective-correct weights, differentiable in the vertices."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ class Fragments:
 
     Attributes:
         vertex: the vertices of the face seen in a cell (0 where none is).
-        weight: their barycentric weights on the face itself, sum 1 (0 where no face is seen). Any vertex attribute ``f`` is seen as
-            ``(weight[..., None] * f[vertex]).sum(-2)``.
+        weight: their barycentric weights on the face itself, sum 1 (0 where no face is seen). Any vertex attribute
+            ``f`` is seen as ``(weight[..., None] * f[vertex]).sum(-2)``.
         mask: where a face is seen.
     """
 
@@ -30,8 +30,8 @@ def fragments(
 ) -> Fragments:
     """Vertices and weights of the seen faces; gradients reach ``uvz`` through the weights, not through the outline.
 
-    The outline's own contribution is left out on purpose: measured, the gradient so defined points to the true pose at least as
-    well as the full one.
+    The outline's own contribution is left out on purpose: measured, the gradient so defined points to the true pose at
+    least as well as the full one.
     """
     mask = face_id >= 0
     vertex, weight = covered(uvz, faces, face_id, mask.nonzero(as_tuple=True))
@@ -49,7 +49,8 @@ def covered(
 ) -> tuple[Int64[Tensor, "cell 3"], Float[Tensor, "cell 3"]]:
     """Vertices and weights for a list of covered cells only (batch, row, column): what the pose solver runs on.
 
-    ``w_k ~ E_k / z_k`` with the edge functions ``E_k`` of the centre, normalised: affine weights in the picture, divided by depth.
+    ``w_k ~ E_k / z_k`` with the edge functions ``E_k`` of the centre, normalised: affine weights in the picture,
+    divided by depth.
     """
     batch, row, column = cell
     vertex = faces.long()[face_id[cell].long()]
@@ -65,8 +66,9 @@ def perspective_weights(
 
     Args:
         corners: (u, v, depth) of the three vertices.
-        point: (u, v). Outside the triangle a weight stops at -0.001 before the sum is made 1 again: engines that snap vertices to a
-            sub-pixel grid report thin faces for centres just beside them, where the exact weights would be anything.
+        point: (u, v). Outside the triangle a weight stops at -0.001 before the sum is made 1 again: engines that snap
+            vertices to a sub-pixel grid report thin faces for centres just beside them, where the exact weights would
+            be anything.
     """
     (au, av), (bu, bv), (cu, cv) = ((corners[..., k, :2] - point).unbind(-1) for k in range(3))
     edge = torch.stack((bu * cv - bv * cu, cu * av - cv * au, au * bv - av * bu), -1)

@@ -1,8 +1,8 @@
 """The CPU engine: the same arithmetic as :mod:`.raster_torch`, one face after the other, compiled by numba.
 
-The kernel is compiled once per machine (about 2 s, kept by ``cache=True``; numba itself moves to a user folder where the package
-is read-only). It releases the interpreter lock and is spread over plain threads: numba's own parallel layers neither survive a fork
-(data loader workers) nor allow two callers at a time.
+The kernel is compiled once per machine (about 2 s, kept by ``cache=True``; numba itself moves to a user folder where
+the package is read-only). It releases the interpreter lock and is spread over plain threads: numba's own parallel
+layers neither survive a fork (data loader workers) nor allow two callers at a time.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ HALF = np.float32(0.5)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _rasterize(uvz, faces, inverse, nearest, face_id):  # noqa: ANN001, ANN202  (numba types)
+def _rasterize(uvz, faces, inverse, nearest, face_id):
     """Fill ``face_id`` [batch, height, width]; ``nearest`` [height, width] is scratch. All float32 / int32, C order."""
     batch, height, width = face_id.shape
     for item in range(batch):
@@ -60,7 +60,7 @@ def _rasterize(uvz, faces, inverse, nearest, face_id):  # noqa: ANN001, ANN202  
 def rasterize_numba(
     uvz: Float[Tensor, "batch vertex 3"], faces: Int[Tensor, "face 3"], size: tuple[int, int]
 ) -> Int32[Tensor, "batch {size[0]} {size[1]}"]:
-    """Face id seen in every cell, -1 for none; arguments and rules of :func:`.raster_torch.rasterize_torch`, CPU tensors.
+    """Face id seen in every cell, -1 for none; arguments and rules of :func:`.raster_torch.rasterize_torch`. CPU only.
 
     Uses as many threads as torch may use (``torch.get_num_threads``), each for a share of the batch.
     """

@@ -1,11 +1,13 @@
 """The plain-torch engine: the specification of all engines, on any device.
 
-**Convention** (of every engine): cell (i, j) of the map has its centre at (u, v) = (j + 0.5, i + 0.5). A face covers a cell if the
-centre is inside it or on its edge; of several faces the one nearest at the centre wins, and at equal depth the lowest face id.
-Both sides of a face are drawn. A face with a vertex at depth <= 0 or not finite is dropped, as is a face seen exactly edge-on.
+**Convention** (of every engine): cell (i, j) of the map has its centre at (u, v) = (j + 0.5, i + 0.5). A face covers a
+cell if the centre is inside it or on its edge; of several faces the one nearest at the centre wins, and at equal depth
+the lowest face id. Both sides of a face are drawn. A face with a vertex at depth <= 0 or not finite is dropped, as is a
+face seen exactly edge-on.
 
-Watertight by construction: the edge function of vertices a, b at centre p is ``(a-p)_u (b-p)_v - (a-p)_v (b-p)_u``, which in
-floating point changes nothing but its sign when a and b change places, so that of two faces on an edge at least one is hit.
+Watertight by construction: the edge function of vertices a, b at centre p is ``(a-p)_u (b-p)_v - (a-p)_v (b-p)_u``,
+which in floating point changes nothing but its sign when a and b change places, so that of two faces on an edge at
+least one is hit.
 """
 
 import torch
@@ -20,7 +22,8 @@ def rasterize_torch(
 ) -> Int32[Tensor, "batch {size[0]} {size[1]}"]:
     """Face id seen in every cell, -1 for none.
 
-    Every face is expanded to the cells of its bounding box; the nearest (depth, id) a cell meets is kept by one ``scatter_reduce``.
+    Every face is expanded to the cells of its bounding box; the nearest (depth, id) a cell meets is kept by one
+    ``scatter_reduce``.
 
     Args:
         uvz: projected vertices (u, v, depth), map pixels and CAD units, float32.
@@ -43,7 +46,7 @@ def rasterize_torch(
 
 
 def _cell_bounds(corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """First and last cell (column, row) whose centre may lie in the bounding box of each triangle, clipped to the map."""
+    """First and last cell (column, row) whose centre may lie in the box of each triangle, clipped to the map."""
     last = torch.tensor([width - 1, height - 1], device=corners.device)
     # Clamped before the cast: an integer cast of a huge or NaN float is undefined.
     limit = 1.0 * max(height, width) + 1
@@ -61,7 +64,14 @@ def _split(items: Tensor, count: Tensor) -> list[Tensor]:
 
 
 def _draw(
-    nearest: Tensor, item: Tensor, corners: Tensor, low: Tensor, columns: Tensor, count: Tensor, n_faces: int, size: tuple
+    nearest: Tensor,
+    item: Tensor,
+    corners: Tensor,
+    low: Tensor,
+    columns: Tensor,
+    count: Tensor,
+    n_faces: int,
+    size: tuple[int, int],
 ) -> None:
     """Test the candidates of some triangles and lower ``nearest`` in place where one of them is hit."""
     height, width = size

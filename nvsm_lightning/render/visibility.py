@@ -21,9 +21,10 @@ def visible_vertices(
 ) -> Bool[Tensor, "batch vertex"]:
     """Vertices that project into the frame and have no face of the mesh in front of them.
 
-    The face seen in a vertex's cell of a finer z-buffer is compared with the vertex at the vertex's own picture position, not at the
-    cell's centre: there the depths of a sloping face differ by more than any useful tolerance. The position is first moved into
-    that face (weights clamped), because the plane of a face seen at a grazing angle says nothing beyond its edge.
+    The face seen in a vertex's cell of a finer z-buffer is compared with the vertex at the vertex's own picture
+    position, not at the cell's centre: there the depths of a sloping face differ by more than any useful tolerance. The
+    position is first moved into that face (weights clamped), because the plane of a face seen at a grazing angle says
+    nothing beyond its edge.
 
     Args:
         uvz: projected vertices (u, v, depth), map pixels and CAD units.
