@@ -13,8 +13,8 @@ from nvsm_lightning.errors import EngineError
 _REMEDY = {
     "torch": "",
     "numba": "Install it with `pip install numba`, or choose the engine `torch`.",
-    "nvdiffrast": "Install it with `pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast.git` (it needs "
-    "the CUDA compiler of your torch and has a non-commercial licence), or choose the engine `torch`: it runs on CUDA too.",
+    "nvdiffrast": "Install it with `pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast.git` "
+    "(needs the CUDA compiler of your torch; non-commercial licence), or choose `torch`, which runs on CUDA too.",
 }
 ENGINES = tuple(_REMEDY)
 
