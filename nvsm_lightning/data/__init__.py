@@ -1,7 +1,7 @@
 """Pictures and labels: one reader per data set, canonical crops, few-shot label draws, and the data module."""
 
-from nvsm_lightning.data.crops import CropSpec, canonical_crop
 from nvsm_lightning.data.augment import Augmentation
+from nvsm_lightning.data.crops import CropSpec, canonical_crop
 from nvsm_lightning.data.datasets import Batch
 from nvsm_lightning.data.epfl import EPFLCars
 from nvsm_lightning.data.module import PoseData
@@ -9,4 +9,14 @@ from nvsm_lightning.data.pose_csv import PoseCSV
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.data.stanford import StanfordCars
 
-__all__ = ["Augmentation", "Batch", "CropSpec", "EPFLCars", "PoseCSV", "PoseData", "Record", "StanfordCars", "canonical_crop"]
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "CropSpec",
+    "EPFLCars",
+    "PoseCSV",
+    "PoseData",
+    "Record",
+    "StanfordCars",
+    "canonical_crop",
+]

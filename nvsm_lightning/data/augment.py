@@ -60,7 +60,8 @@ def augment(
     generator: Generator,
     symmetric: bool,
 ) -> tuple[Float[Tensor, "3 height width"], Camera, Float[Tensor, "3"]]:
-    """A changed copy in 0..1, with the camera and viewpoint (radians) of what is now seen; all draws from ``generator``.
+    """A changed copy in 0..1, with the camera and viewpoint (radians) of what is now seen; all draws from
+    ``generator``.
 
     Args:
         crop: the picture.
@@ -76,7 +77,11 @@ def augment(
         crop, camera, viewpoint = crop.flip(-1), mirror_camera(camera, crop.shape[-1]), mirror_viewpoint(viewpoint)
     signed = 2 * u - 1
     picture, camera = _zoom(
-        crop, camera, 1 + settings.scale * signed[1].item(), settings.shift * signed[2].item(), settings.shift * signed[3].item()
+        crop,
+        camera,
+        1 + settings.scale * signed[1].item(),
+        settings.shift * signed[2].item(),
+        settings.shift * signed[3].item(),
     )
     matrix, offset = _colour(picture, settings, signed[4:8], bool(u[8] < settings.grayscale))
     picture = torch.addmm(offset[:, None], matrix, picture.flatten(1)).clamp_(0, 1).view_as(picture)
@@ -88,12 +93,14 @@ def augment(
 def _zoom(
     crop: UInt8[Tensor, "3 height width"], camera: Camera, scale: float, shift_u: float, shift_v: float
 ) -> tuple[Float[Tensor, "3 height width"], Camera]:
-    """Resize about the principal point by ``scale`` and shift by pixels; what comes in from outside has the fill colour."""
+    """Resize about the principal point by ``scale`` and shift by pixels; what comes in from outside has the fill
+    colour."""
     height, width = crop.shape[1:]
     fill = torch.tensor(FILL, dtype=torch.float32).view(3, 1, 1)
     picture = crop.float() - fill  # so that grid_sample's zero padding is the fill colour
     if scale != 1 or shift_u or shift_v:
-        # New pixel p shows old pixel (p - c - shift) / scale + c; grid_sample counts from -1 to 1 over the picture's outer edges.
+        # New pixel p shows old pixel (p - c - shift) / scale + c; grid_sample counts from -1 to 1 over the picture's
+        # outer edges.
         centre = camera.principal[0]
         offset_u = 2 / width * (centre[0] - (centre[0] + shift_u) / scale) + 1 / scale - 1
         offset_v = 2 / height * (centre[1] - (centre[1] + shift_v) / scale) + 1 / scale - 1
@@ -122,7 +129,8 @@ def _colour(
 
 
 def _erase(picture: Float[Tensor, "3 height width"], u: Float[Tensor, "4"], generator: Generator) -> None:
-    """Cover a rectangle of 2-15 % of the picture, aspect 1/3..3, by noise, in place (random erasing, Zhong et al. 2020)."""
+    """Cover a rectangle of 2-15 % of the picture, aspect 1/3..3, by noise, in place (random erasing, Zhong et al.
+    2020)."""
     height, width = picture.shape[1:]
     area = height * width * (0.02 + 0.13 * u[0].item())
     aspect = 3 ** (2 * u[1].item() - 1)

@@ -27,13 +27,13 @@ class CropSpec:
     Args:
         height: height of a crop in pixels.
         width: width of a crop in pixels.
-        pixels_per_unit: pixels per CAD unit at the object's centre (NeMo: 600 with crops of 256 x 672; the default is about
-            half of that, for CPUs).
-        box_unit: CAD units that the shorter side of a bounding box is taken for, where only a box is known (0.33: the mean of a
-            car's height and width).
+        pixels_per_unit: pixels per CAD unit at the object's centre (NeMo: 600 with crops of 256 x 672; the default is
+            about half of that, for CPUs).
+        box_unit: CAD units that the shorter side of a bounding box is taken for, where only a box is known (0.33: the
+            mean of a car's height and width).
         box_distance: distance in CAD units assumed for pictures of which only a box is known.
-        camera: ``own`` keeps each picture's own distance; ``canonical`` says distance 5 for every picture (protocol of NeMo, exact
-            only in the plane through the object's centre).
+        camera: ``own`` keeps each picture's own distance; ``canonical`` says distance 5 for every picture (protocol of
+            NeMo, exact only in the plane through the object's centre).
     """
 
     height: int = 160
@@ -67,10 +67,10 @@ def open_picture(path: Path) -> Image.Image:
 def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[Tensor, "3 height width"], Camera]:
     """Cut and resize a picture to canonical scale; returns the crop (RGB) and its camera (length 1).
 
-    Known camera: scale ``s = pixels_per_unit * distance / focal_px`` (NeMo: ``distance / 5`` for 600 px and focal 3000), window
-    centred at the principal point. Box only (the whole picture if there is none): ``s = pixels_per_unit * box_unit / min(box
-    height, box width)`` (NeMo: 224 / min), reduced until the box fits into the window, window centred at the box.
-    Only the needed region is resampled; its edges are not rounded to whole pixels, so the camera is exact.
+    Known camera: scale ``s = pixels_per_unit * distance / focal_px`` (NeMo: ``distance / 5`` for 600 px, focal 3000),
+    window centred at the principal point. Box only (the whole picture if there is none): ``s = pixels_per_unit *
+    box_unit / min(box height, box width)`` (NeMo: 224 / min), reduced until the box fits into the window, window centred
+    at the box. Only the needed region is resampled, with edges not rounded to whole pixels, so the camera is exact.
 
     Raises:
         DataError: the picture is missing, truncated or otherwise undecodable; the message names the file.
@@ -88,7 +88,7 @@ def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[T
 def _window(size: tuple[int, int], record: Record, spec: CropSpec) -> tuple[float, tuple[float, float], Camera]:
     """Scale, centre of the window in the stored picture, and the camera of the crop."""
     middle = torch.tensor([[spec.width / 2, spec.height / 2]])
-    if record.has_camera:
+    if record.focal_px is not None and record.distance is not None and record.principal is not None:
         distance = CANONICAL_DISTANCE if spec.camera == "canonical" else record.distance
         camera = Camera(
             distance=torch.tensor([distance]),
@@ -115,7 +115,8 @@ def _resample(
 ) -> UInt8[Tensor, "3 height width"]:
     """The window around ``centre``, antialiased bilinear, :data:`FILL` outside the picture.
 
-    Crop pixel edge ``j`` shows stored column ``left + j / scale``; a border column not wholly inside the picture is filled.
+    Crop pixel edge ``j`` shows stored column ``left + j / scale``; a border column not wholly inside the picture is
+    filled.
     """
     full_width, full_height = picture.size
     left, top = centre[0] - spec.width / 2 / scale, centre[1] - spec.height / 2 / scale

@@ -21,8 +21,9 @@ from nvsm_lightning.geometry.viewpoints import mirror_viewpoint
 class Batch(TypedDict):
     """What every loader yields.
 
-    ``image`` is RGB in 0..1, not normalised; ``viewpoint`` is in radians, NaN where it is unknown or hidden; ``index`` is the position
-    in the part's list of records (training: labelled pictures first, then the pool); ``mirrored`` tells mirror images.
+    ``image`` is RGB in 0..1, not normalised; ``viewpoint`` is in radians, NaN where it is unknown or hidden; ``index``
+    is the position in the part's list of records (training: labelled pictures first, then the pool); ``mirrored`` tells
+    mirror images.
     """
 
     image: Float[Tensor, "batch 3 height width"]
@@ -127,8 +128,14 @@ class PoseDataset(Dataset[Batch]):
 
 def collate(items: list[Batch]) -> Batch:
     """One batch from its pictures."""
-    stacked = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "camera"}  # type: ignore[literal-required]
-    return Batch(camera=Camera.stack([item["camera"] for item in items]), **stacked)
+    return Batch(
+        image=torch.stack([item["image"] for item in items]),
+        camera=Camera.stack([item["camera"] for item in items]),
+        viewpoint=torch.stack([item["viewpoint"] for item in items]),
+        weight=torch.stack([item["weight"] for item in items]),
+        index=torch.stack([item["index"] for item in items]),
+        mirrored=torch.stack([item["mirrored"] for item in items]),
+    )
 
 
 def hidden(count: int) -> Float[Tensor, "count 3"]:

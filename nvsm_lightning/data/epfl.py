@@ -15,7 +15,8 @@ from nvsm_lightning.errors import DataError
 class EPFLCars(PoseData):
     """EPFL multi-view cars in their original layout (``tripod-seq/``): labels are azimuths of 2-4 degrees accuracy.
 
-    Sequences that are not in the folder are skipped with a notice. The official protocol is sequences 1-10 train, 11-20 test.
+    Sequences that are not in the folder are skipped with a notice. The official protocol is sequences 1-10 train, 11-20
+    test.
 
     Args:
         root: folder that holds ``tripod-seq/`` (or that folder itself).
@@ -59,7 +60,9 @@ class EPFLCars(PoseData):
         for part, wanted in self.sequences.items():
             for number in wanted:
                 if parts.setdefault(number, part) != part:
-                    raise DataError(f"EPFL sequence {number} is asked for in two parts ({parts[number]}, {part}); name it once.")
+                    raise DataError(
+                        f"EPFL sequence {number} is asked for in two parts ({parts[number]}, {part}); name it once."
+                    )
             if wanted and not set(wanted) & set(here):
                 raise DataError(f"{folder}: none of the {part} sequences {list(wanted)} is there; found: {here}.")
         absent = sorted(set(parts) - set(here))
@@ -90,12 +93,17 @@ class EPFLCars(PoseData):
 
 
 class _Table:
-    """``tripod-seq.txt``: counts, name patterns, turn, frontal frame and sense of each sequence (numbers are 1-based)."""
+    """``tripod-seq.txt``: counts, name patterns, turn, frontal frame and sense of each sequence (numbers are
+    1-based)."""
 
     def __init__(self, file: Path) -> None:
         if not file.is_file():
-            raise DataError(f"{file} is missing: --data.root must hold the EPFL folder `tripod-seq` as it is distributed.")
-        rows = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            raise DataError(
+                f"{file} is missing: --data.root must hold the EPFL folder `tripod-seq` as it is distributed."
+            )
+        rows = [
+            line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+        ]
         self.folder = file.parent
         try:
             self.count = int(rows[0].split()[0])
@@ -104,7 +112,9 @@ class _Table:
             )
             self.picture_pattern, self.box_pattern = rows[2], rows[3]
         except (IndexError, ValueError) as error:
-            raise DataError(f"{file} cannot be read ({error}): it should have 7 rows as in the original release.") from error
+            raise DataError(
+                f"{file} cannot be read ({error}): it should have 7 rows as in the original release."
+            ) from error
 
     def picture(self, number: int, frame: int) -> Path:
         """The file of a frame; an upper-case extension is accepted."""
@@ -131,10 +141,13 @@ class _Table:
         return boxes
 
     def azimuths(self, number: int) -> list[float]:
-        """Azimuth in radians of each frame: ``sense * 2 pi * (t - t_front) / t_turn``, the turntable running evenly."""
+        """Azimuth in radians of each frame: ``sense * 2 pi * (t - t_front) / t_turn``, the turntable running evenly.
+
+        A turn of n frames ends when frame n + 1 is taken: in sequences 1-10 that frame, not frame n, repeats the first.
+        """
         file = self.folder / f"times_{number:02d}.txt"
         seconds = [_seconds(row, f"{file}:{line}") for line, row in enumerate(self._rows(file, number), 1)]
-        turn = seconds[self.turn[number - 1] - 1] - seconds[0]
+        turn = seconds[min(self.turn[number - 1], len(seconds) - 1)] - seconds[0]
         front = seconds[self.front[number - 1] - 1]
         return [self.sense[number - 1] * 2 * math.pi * (t - front) / turn % (2 * math.pi) for t in seconds]
 

@@ -19,18 +19,21 @@ NEAREST = 5  # a wanted azimuth is filled at random from this many nearest pictu
 def draw_labels(
     azimuth: Float[Tensor, " record"], count: int, seed: int, group: list[str] | None = None
 ) -> Int64[Tensor, " count"]:
-    """Positions of ``count`` pictures spread over azimuth (radians): the first of one seeded order, so that 7 in 20 in 50 are nested.
+    """Positions of ``count`` pictures spread over azimuth (radians): the first of one seeded order, so that 7 in 20 in
+    50 are nested.
 
-    The first 7 lie near 7 equally spaced azimuths with a random phase; every next one near the middle of the widest gap left.
-    Near = drawn at random from the 5 nearest pictures not yet drawn, those of the least drawn ``group`` (car) first: labels of one
-    car only cost 12 points of spread between draws, as a person choosing 7 photographs would know.
+    The first 7 lie near 7 equally spaced azimuths with a random phase; every next one near the middle of the widest gap
+    left. Near = drawn at random from the 5 nearest pictures not yet drawn, those of the least drawn ``group`` (car)
+    first: labels of one car only cost 12 points of spread between draws, as a person choosing 7 photographs would know.
 
     Raises:
         DataError: there are fewer pictures than asked for.
     """
     total = len(azimuth)
     if count > total:
-        raise DataError(f"{count} labels were asked for, but the train part has only {total} labelled pictures; lower --data.labels.")
+        raise DataError(
+            f"{count} labels were asked for, but the train part has only {total} of them; lower --data.labels."
+        )
     generator = Generator().manual_seed(seed)
     phase = torch.rand(1, generator=generator).item() * 2 * math.pi
     # Steps of three sevenths of a turn, so that fewer than 7 labels are spread too.
@@ -63,13 +66,16 @@ def _widest_gap(azimuth: Float[Tensor, " drawn"], generator: Generator) -> float
 
 
 def read_label_list(path: Path, records: list[Record], count: int) -> Int64[Tensor, " count"]:
-    """Positions in ``records`` of the first ``count`` keys of a list file (one a line; blank lines and ``#`` are skipped).
+    """Positions in ``records`` of the first ``count`` keys of a list file (one a line; blank lines and ``#`` are
+    skipped).
 
     Raises:
         DataError: no such file, a key that is not among the labelled train pictures, a key twice, or too few keys.
     """
     if not path.is_file():
-        raise DataError(f"Label list {path} does not exist; give a file written by an earlier run, or leave --data.label_list out.")
+        raise DataError(
+            f"Label list {path} does not exist; give a file written by an earlier run, or leave --data.label_list out."
+        )
     position = {record.key: index for index, record in enumerate(records)}
     chosen: list[int] = []
     for line, row in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
@@ -77,7 +83,9 @@ def read_label_list(path: Path, records: list[Record], count: int) -> Int64[Tens
         if not key:
             continue
         if key not in position:
-            raise DataError(f"{path}:{line}: {key!r} is not a labelled picture of the train part; check the list or the data folder.")
+            raise DataError(
+                f"{path}:{line}: {key!r} is no labelled picture of the train part; check the list and --data.root."
+            )
         if position[key] in chosen:
             raise DataError(f"{path}:{line}: {key!r} is listed twice; remove one.")
         chosen.append(position[key])

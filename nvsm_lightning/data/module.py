@@ -17,7 +17,7 @@ from nvsm_lightning.data.augment import Augmentation
 from nvsm_lightning.data.crops import CropSpec, picture_size
 from nvsm_lightning.data.datasets import Batch, Crops, PoseDataset, collate, hidden
 from nvsm_lightning.data.labels import draw_labels, read_label_list, write_label_list
-from nvsm_lightning.data.record import Record, check_box_inside, viewpoints
+from nvsm_lightning.data.record import Part, Record, check_box_inside, viewpoints
 from nvsm_lightning.data.sampling import DrawSampler, draw_weights
 from nvsm_lightning.errors import DataError
 
@@ -26,10 +26,12 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class PoseData(LightningDataModule):
-    """Few labelled pictures, an unlabelled pool, validation and test parts of one category; a data set overrides ``read``.
+    """Few labelled pictures, an unlabelled pool, validation and test parts of one category; a data set overrides
+    ``read``.
 
-    ``labelled``, ``pool``, ``val`` and ``test`` are lists of ``Record`` after ``setup``. What the pool's labels are is hidden from every
-    loader; ``pool_truth`` gives them for reports. Pseudo labels accepted during a fit live in this module's state.
+    ``labelled``, ``pool``, ``val`` and ``test`` are lists of ``Record`` after ``setup``. What the pool's labels are is
+    hidden from every loader; ``pool_truth`` gives them for reports. Pseudo labels accepted during a fit live in this
+    module's state.
 
     Args:
         root: folder of the data set.
@@ -37,7 +39,8 @@ class PoseData(LightningDataModule):
         folder: folder of pictures without labels for ``predict``.
         category: object category.
         labels: number of labelled pictures, drawn from the train part.
-        label_list: file of keys, one a line, whose first ``labels`` are the labelled pictures (as written by an earlier run).
+        label_list: file of keys, one a line, whose first ``labels`` are the labelled pictures (as written by an earlier
+            run).
         label_seed: seed of the label draw; by default that of --seed_everything.
         crop: shape and scale of the crops.
         mirror: the category is left-right symmetric: mirror images of labelled pictures are labels for free.
@@ -62,13 +65,13 @@ class PoseData(LightningDataModule):
         labels: int = 7,
         label_list: str | None = None,
         label_seed: int | None = None,
-        crop: CropSpec = CropSpec(),
+        crop: CropSpec = CropSpec(),  # noqa: B008 - frozen
         mirror: bool = True,
         batch_size: int = 16,
         epoch_images: int = 256,
         labelled_share: float = 0.25,
         balance: bool = True,
-        augment: Augmentation = Augmentation(),
+        augment: Augmentation = Augmentation(),  # noqa: B008 - frozen
         pool_limit: int | None = None,
         num_workers: int = 0,
         keep_crops: bool = True,
@@ -130,7 +133,8 @@ class PoseData(LightningDataModule):
         write_label_list(path, self.labelled)
 
     def pool_truth(self) -> Float[Tensor, "pool 3"]:
-        """True viewpoints of the pool in radians, NaN where unknown. For reports only: nothing may be chosen by them."""
+        """True viewpoints of the pool in radians, NaN where unknown. For reports only: nothing may be chosen by
+        them."""
         return viewpoints(self.pool)
 
     # ------------------------------------------------------------------ pseudo labels
@@ -138,7 +142,8 @@ class PoseData(LightningDataModule):
     def accept(
         self, round: int, index: Int64[Tensor, " n"], viewpoint: Float[Tensor, "n 3"], weight: Float[Tensor, " n"]
     ) -> None:
-        """Take the pseudo labels of a round: positions in the pool, viewpoints in radians, weights in training (> 0)."""
+        """Take the pseudo labels of a round: positions in the pool, viewpoints in radians, weights in training (>
+        0)."""
         if not len(index) == len(viewpoint) == len(weight):
             raise ValueError(f"pseudo labels of unequal length: {len(index)}, {len(viewpoint)}, {len(weight)}")
         self.round = round
@@ -206,7 +211,8 @@ class PoseData(LightningDataModule):
         return self._loader(self._training_set(), sampler=sampler, drop_last=True)
 
     def labelled_and_pseudo_dataloader(self, mirrored: bool | None = None) -> DataLoader[Batch]:
-        """Every training picture once, in order, without augmentation, then (default: as ``mirror``) their mirror images."""
+        """Every training picture once, in order, without augmentation, then (default: as ``mirror``) their mirror
+        images."""
         return self._loader(_with_mirrors(self._training_set(), self.mirror if mirrored is None else mirrored))
 
     def anchor_dataloader(self) -> DataLoader[Batch]:
@@ -216,7 +222,8 @@ class PoseData(LightningDataModule):
         return self._loader(_with_mirrors(anchors, self.mirror))
 
     def pool_dataloader(self, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
-        """The pool in order with hidden viewpoints, every ``world``-th picture from ``rank``; damaged pictures are left out.
+        """The pool in order with hidden viewpoints, every ``world``-th picture from ``rank``; damaged pictures are left
+        out.
 
         The first call decodes the whole pool, lists damaged pictures in ``skipped`` and warns once.
 
@@ -249,12 +256,15 @@ class PoseData(LightningDataModule):
         return self._part("test", self.test)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The pictures of ``folder`` (readable ones; the rest is listed in ``skipped``), or the test part without a folder."""
+        """The pictures of ``folder`` (readable ones; the rest is listed in ``skipped``), or the test part without a
+        folder."""
         if self.folder is None:
             return self.test_dataloader()
         folder = _folder(self.folder, "--data.folder")
         self.predicted = [
-            Record(image=path, key=path.relative_to(folder).as_posix(), category=self.category, part="test", turned=True)
+            Record(
+                image=path, key=path.relative_to(folder).as_posix(), category=self.category, part="test", turned=True
+            )
             for path in sorted(folder.rglob("*"))
             if path.suffix.lower() in PICTURES
         ]
@@ -272,7 +282,8 @@ class PoseData(LightningDataModule):
         return self._crops["train"]
 
     def _training_set(self) -> PoseDataset:
-        """Labelled pictures first, then the pseudo-labelled ones; ``index`` counts the pool after the labelled pictures."""
+        """Labelled pictures first, then the pseudo-labelled ones; ``index`` counts the pool after the labelled
+        pictures."""
         count = len(self.labelled)
         index, viewpoint, weight = self._pseudo
         return PoseDataset(
@@ -296,14 +307,17 @@ class PoseData(LightningDataModule):
         return self._usable
 
     def _skip(self, crops: Crops, positions: Sequence[int], what: str) -> list[int]:
-        """The positions that can be decoded; the others are counted, listed and warned of, and fatal only if none is left."""
+        """The positions that can be decoded; the others are counted, listed and warned of, and fatal only if none is
+        left."""
         damaged = crops.damaged(positions)
         self.skipped += [(crops.records[position].key, reason) for position, reason in damaged.items()]
         if damaged:
             listed = "\n  ".join(list(damaged.values())[:10])
             rank_zero_warn(f"{len(damaged)} of {len(positions)} {what} are damaged and skipped:\n  {listed}")
         if len(damaged) == len(positions):
-            raise DataError(f"None of the {len(positions)} {what} can be read; the first: {next(iter(damaged.values()))}")
+            raise DataError(
+                f"None of the {len(positions)} {what} can be read; the first: {next(iter(damaged.values()))}"
+            )
         return [position for position in positions if position not in damaged]
 
     def _loader(self, dataset: PoseDataset | Subset, **kwargs) -> DataLoader[Batch]:
@@ -313,8 +327,8 @@ class PoseData(LightningDataModule):
 def assign_parts(records: list[Record]) -> list[Record]:
     """Give a part to the pictures that have none, the labelled ones having been drawn already.
 
-    With unlabelled pictures among them, these are the pool and the labelled ones are halved into val and test; otherwise 80 % are pool,
-    10 % val and 10 % test. By a checksum of the key, so that it does not depend on the draw.
+    With unlabelled pictures among them, these are the pool and the labelled ones are halved into val and test;
+    otherwise 80 % are pool, 10 % val and 10 % test. By a checksum of the key, so that it does not depend on the draw.
     """
     has_pool = any(record.part == "train" or (not record.part and record.viewpoint is None) for record in records)
     assigned = []
@@ -323,12 +337,13 @@ def assign_parts(records: list[Record]) -> list[Record]:
             assigned.append(record)
             continue
         slot = zlib.crc32(record.key.encode()) % 10
+        part: Part
         if record.viewpoint is None:
             part = "train"
         elif has_pool:
             part = "val" if slot % 2 else "test"
         else:
-            part = {0: "val", 1: "test"}.get(slot, "train")
+            part = "val" if slot == 0 else "test" if slot == 1 else "train"
         assigned.append(replace(record, part=part))
     return assigned
 

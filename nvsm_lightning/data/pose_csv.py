@@ -22,14 +22,16 @@ class PoseCSV(PoseData):
     Columns (any order; others are ignored; ``,`` ``;`` or tab between them):
 
     - ``file``: the picture, relative to the folder of pictures.
-    - ``azimuth_deg, elevation_deg, theta_deg``: PASCAL3D+ angles in degrees: azimuth 0 = front, growing as the camera moves to the
-      object's own left; theta turns the picture counter-clockwise. All three empty = a picture without label (pool only).
-    - optional ``distance, focal_px, px, py``: the camera: distance in CAD units (a car is about one unit long), focal length and
-      the pixel of the object's centre. ``distance`` alone is an assumed distance, used with the box.
-    - optional ``x1, y1, x2, y2``: box around the object in pixels. With neither camera nor box the whole picture is the box.
-    - optional ``split``: ``train``, ``val`` or ``test``. Rows without it are first all candidates for labels; of the labelled rows
-      that were not drawn, half become val and half test if there are unlabelled rows for the pool, otherwise
-      80 % pool, 10 % val, 10 % test (by a hash of the file name: the same whatever the label seed).
+    - ``azimuth_deg, elevation_deg, theta_deg``: PASCAL3D+ angles in degrees: azimuth 0 = front, growing as the camera
+      moves to the object's own left; theta turns the picture counter-clockwise. All three empty = a picture without
+      label (pool only).
+    - optional ``distance, focal_px, px, py``: the camera: distance in CAD units (a car is about one unit long), focal
+      length and the pixel of the object's centre. ``distance`` alone is an assumed distance, used with the box.
+    - optional ``x1, y1, x2, y2``: box around the object in pixels. With neither camera nor box the whole picture is the
+      box.
+    - optional ``split``: ``train``, ``val`` or ``test``. Rows without it are first all candidates for labels; of the
+      labelled rows that were not drawn, half become val and half test if there are unlabelled rows for the pool,
+      otherwise 80 % pool, 10 % val, 10 % test (by a hash of the file name: the same whatever the label seed).
     - optional ``group``: car or sequence id.
 
     Args:
@@ -52,7 +54,8 @@ class PoseCSV(PoseData):
         """One record a row; with ``test_only`` all labelled rows are test. See ``PoseData.read``."""
         file = root if root.is_file() else root / self.table
         rows = read_table(file, required=("file", *ANGLES))
-        records, seen = [], {}
+        records: list[Record] = []
+        seen: dict[str, int] = {}
         for line, row in rows:
             where = f"{file}:{line}"
             record = self._record(row, where, file.parent)
@@ -81,12 +84,13 @@ class PoseCSV(PoseData):
             split = "train"
         if not row["file"]:
             raise DataError(f"{where}: the column `file` is empty; name a picture or remove the row.")
+        azimuth, elevation, theta = (math.radians(angle) for angle in angles or (math.nan,) * 3)
         record = Record(
             image=folder / self.images / row["file"],
             key=row["file"].replace("\\", "/"),
             category=row.get("category") or self.category,
             part=split,  # type: ignore[arg-type]
-            viewpoint=None if angles is None else (math.radians(angles[0]) % (2 * math.pi), *map(math.radians, angles[1:])),
+            viewpoint=None if angles is None else (azimuth % (2 * math.pi), elevation, theta),
             distance=None if distance is None else distance[0],
             focal_px=None if camera is None else camera[0],
             principal=None if camera is None else (camera[1], camera[2]),
@@ -98,13 +102,17 @@ class PoseCSV(PoseData):
 
 
 def read_table(file: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """(line number, {column: text}) of each row of a CSV file; blanks are stripped, empty rows skipped, BOM and CRLF accepted.
+    """(line number, {column: text}) of each row of a CSV file; blanks are stripped, empty rows skipped, BOM and CRLF
+    accepted.
 
     Raises:
-        DataError: no such file, no header, a missing column (the message lists those found), or a row of another length.
+        DataError: no such file, no header, a missing column (the message lists those found), or a row of another
+            length.
     """
     if not file.is_file():
-        raise DataError(f"{file} does not exist; give the folder of the table with --data.root and its name with --data.table.")
+        raise DataError(
+            f"{file} does not exist; give the table's folder with --data.root and its name with --data.table."
+        )
     text = file.read_text(encoding="utf-8-sig", errors="replace")
     head = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=head.count)
@@ -118,7 +126,7 @@ def read_table(file: Path, required: tuple[str, ...]) -> list[tuple[int, dict[st
         if not any(word.strip() for word in words):
             continue
         if len(words) != len(columns):
-            raise DataError(f"{file}:{reader.line_num}: {len(words)} values for {len(columns)} columns; correct the row.")
+            raise DataError(f"{file}:{reader.line_num}: {len(words)} values for {len(columns)} columns; correct it.")
         rows.append((reader.line_num, {name: word.strip() for name, word in zip(columns, words, strict=True)}))
     if not rows:
         raise DataError(f"{file} has a header but no rows; add pictures to it.")
@@ -136,7 +144,9 @@ def _numbers(row: dict[str, str], names: tuple[str, ...], where: str) -> tuple[f
             values.append(float(word))
         except ValueError:
             found = "is empty" if not word else f"is {word!r}"
-            raise DataError(f"{where}: {name} {found}; give numbers for all of {', '.join(names)} or leave all empty.") from None
+            raise DataError(
+                f"{where}: {name} {found}; give numbers for all of {', '.join(names)}, or leave all empty."
+            ) from None
         if not math.isfinite(values[-1]):
             raise DataError(f"{where}: {name} is {word}; correct it, or leave {', '.join(names)} all empty.")
     return tuple(values)

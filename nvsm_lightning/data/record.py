@@ -24,8 +24,8 @@ class Record:
         category: object category, such as ``car``.
         part: ``train``, ``val`` or ``test``; empty = decided after the labels are drawn (see ``PoseData``).
         viewpoint: (azimuth, elevation, theta) in radians, or None for a picture without label.
-        distance: from the camera to the object's centre in CAD units. Without ``focal_px`` it is only assumed, and serves
-            the box camera.
+        distance: from the camera to the object's centre in CAD units. Without ``focal_px`` it is only assumed, and
+            serves the box camera.
         focal_px: focal length in pixels of the stored picture, together with ``principal``.
         principal: pixel of the stored picture onto which the object's centre falls.
         box: (x1, y1, x2, y2) around the object in pixels of the stored picture.
@@ -60,7 +60,8 @@ def viewpoints(records: Iterable[Record]) -> Float[Tensor, "record 3"]:
 def check_record(record: Record, where: str) -> None:
     """Raise a DataError that begins with ``where`` (file and row) if the labels of a record cannot be meant.
 
-    Checks: angles are finite; elevation is within +-90 degrees; distance and focal length are positive; the camera is whole;
+    Checks: angles are finite; elevation is within +-90 degrees; distance and focal length are positive; the camera is
+        whole;
     the box has an area.
     """
     if record.viewpoint is not None:
@@ -70,7 +71,9 @@ def check_record(record: Record, where: str) -> None:
             degrees = math.degrees(record.viewpoint[1])
             raise DataError(f"{where}: elevation {degrees:.1f} degrees is outside -90..90; correct this row.")
     if (record.focal_px is None) != (record.principal is None) or (record.has_camera and record.distance is None):
-        raise DataError(f"{where}: a camera needs distance, focal length and principal point; give all of them or none.")
+        raise DataError(
+            f"{where}: a camera needs distance, focal length and principal point; give all of them or none."
+        )
     numbers = [*(record.principal or ()), *(record.box or ())]
     numbers += [value for value in (record.distance, record.focal_px) if value is not None]
     if not all(math.isfinite(value) for value in numbers):
@@ -85,7 +88,8 @@ def check_record(record: Record, where: str) -> None:
 def check_box_inside(record: Record, size: tuple[int, int], where: str, tolerance: float = 2.0) -> None:
     """Raise a DataError if the box leaves a picture of ``size`` (width, height) by more than ``tolerance`` pixels.
 
-    The tolerance lets 1-based and rounded boxes pass; a box given as x, y, width, height or for a resized picture does not.
+    The tolerance lets 1-based and rounded boxes pass; a box given as x, y, width, height or for a resized picture does
+    not.
     """
     if record.box is None:
         return

@@ -16,7 +16,8 @@ Draw = tuple[int, int]  # (entry, seed of its augmentation)
 def draw_weights(
     viewpoint: Float[Tensor, "entry 3"], weight: Float[Tensor, " entry"], bins: int | None
 ) -> Float[Tensor, " entry"]:
-    """Probability of each pseudo-labelled picture: by weight, and with ``bins`` each occupied azimuth bin gets the same total."""
+    """Probability of each pseudo-labelled picture: by weight, and with ``bins`` each occupied azimuth bin gets the same
+    total."""
     if bins is not None:
         index = (viewpoint[:, 0] % (2 * math.pi) / (2 * math.pi) * bins).long().clamp_max(bins - 1)
         total = torch.zeros(bins).index_add(0, index, weight)
@@ -27,9 +28,10 @@ def draw_weights(
 class DrawSampler(DistributedSampler[Draw]):
     """Draws of an epoch, with replacement: a share of labelled pictures, the rest pseudo-labelled ones by probability.
 
-    The stream depends only on (seed, epoch): a fit that is resumed at an epoch's end sees the same pictures with the same
-    augmentation. Process ``rank`` of ``world`` takes every ``world``-th draw, so the k-th batches of all processes together are the
-    k-th batch of one process with ``world`` times the batch size. Being a ``DistributedSampler`` it is left in place by Lightning.
+    The stream depends only on (seed, epoch): a fit that is resumed at an epoch's end sees the same pictures with the
+    same augmentation. Process ``rank`` of ``world`` takes every ``world``-th draw, so the k-th batches of all processes
+    together are the k-th batch of one process with ``world`` times the batch size. Being a ``DistributedSampler`` it is
+    left in place by Lightning.
 
     Args:
         labelled: number of labelled entries, which come first.
@@ -56,7 +58,7 @@ class DrawSampler(DistributedSampler[Draw]):
         self.batches = draws // (batch_size * world)
         if self.batches == 0:
             raise ConfigError(
-                f"epoch_images={draws} is less than one batch of {batch_size} on {world} process(es); raise --data.epoch_images."
+                f"epoch_images={draws} is less than one batch of {batch_size} on {world} process(es); raise it."
             )
         super().__init__(range(labelled), num_replicas=world, rank=rank, seed=seed)  # type: ignore[arg-type]
         self.labelled, self.probability = labelled, probability
