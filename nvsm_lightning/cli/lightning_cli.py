@@ -1,0 +1,203 @@
+"""``nvsm fit | validate | test | predict``: Lightning's command line with our classes, run folders and checkpoint rules.
+
+Order of settings, each winning over those before it: the packaged ``base.yaml``; every ``--config`` from left to right; for
+``validate``, ``test`` and ``predict`` the model settings of the checkpoint; every other option of the command line.
+"""
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+
+from nvsm_lightning.cli.checkpoints import check_category, read_hyper_parameters, without_weight_file
+from nvsm_lightning.cli.parser import SuggestingParser
+from nvsm_lightning.cli.run_folder import choose_run_folder
+from nvsm_lightning.errors import ConfigError, WeightsError
+from nvsm_lightning.report.callback import RunReport
+
+BASE = Path(__file__).with_name("base.yaml")
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one of the four commands with the classes of this package."""
+    import nvsm_lightning.data  # noqa: F401 - so that a configuration may say `class_path: EPFLCars`
+    import nvsm_lightning.methods  # noqa: F401
+    from nvsm_lightning.data.module import PoseData
+    from nvsm_lightning.methods.base import PoseMethod
+    from nvsm_lightning.training.trainer import EMTrainer
+
+    run_command(argv, PoseMethod, PoseData, EMTrainer)
+    return 0
+
+
+def run_command(
+    argv: Sequence[str],
+    model_class: type[LightningModule],
+    data_class: type[LightningDataModule],
+    trainer_class: type[Trainer],
+) -> "NVSMCLI":
+    """Parse and run a command; returns the finished :class:`NVSMCLI` (its trainer, model and datamodule are attributes)."""
+    quiet()
+    command, files, options = split_arguments(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = option_value(options, "ckpt_path")
+        if checkpoint and command != "fit":
+            stored = Path(folder) / "checkpoint.yaml"
+            settings = without_weight_file(read_hyper_parameters(checkpoint))
+            settings["init_args"].pop("category", None)  # follows data.category; compared once that is known
+            stored.write_text(yaml.safe_dump({"model": settings}))
+            files = [*files, str(stored)]
+        arguments = [command, *(part for file in files for part in ("--config", file)), *options]
+        defaults = {"default_config_files": [str(BASE)]}
+        try:
+            return NVSMCLI(
+                model_class,
+                data_class,
+                trainer_class=trainer_class,
+                args=arguments,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                save_config_callback=SaveConfigCallback,
+                save_config_kwargs={"overwrite": True},
+                parser_class=SuggestingParser,
+                parser_kwargs={"prog": "nvsm", "allow_abbrev": False, **{name: dict(defaults) for name in COMMANDS}},
+            )
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            detail = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise WeightsError(
+                f"{checkpoint} does not fit the model that was asked for: {' '.join(detail[1:2])} "
+                f"({len(detail) - 1} such lines). Give the config.yaml of the checkpoint's own run."
+            ) from error
+
+
+class NVSMCLI(LightningCLI):
+    """LightningCLI with run folders, always-present report and checkpoint callbacks, and a test after every fit."""
+
+    def add_arguments_to_parser(self, parser: SuggestingParser) -> None:
+        parser.add_argument("--name", type=str, default="nvsm", help="Name of the run: runs/<name>/<time>.")
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="The folder of this run itself, instead of runs/<name>/<time>."
+        )
+        parser.add_argument(
+            "--test_after_fit", type=bool, default=True, help="Whether fit ends with the test pictures and the final table."
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunReport, "report")
+        parser.link_arguments("data.init_args.category", "model.init_args.category")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # What is skipped here would stand in config.yaml, and `nvsm test --config <fit>/config.yaml` must accept that file.
+        common = {"model", "dataloaders", "datamodule", "verbose", "return_predictions"}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            **{name: common for name in ("validate", "test", "predict")},
+        }
+
+    def parse_arguments(self, parser: SuggestingParser, args: Any) -> None:
+        self.config = parser.parse_args(args)  # the original warns when sys.argv is there as well
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint beat the command line, in fits too; the order of this file's first lines replaces it."""
+        self.subcommand = self.config["subcommand"]
+        config = self.config[self.subcommand]
+        path = config.get("ckpt_path")
+        if path and path not in ("best", "last", "hpc"):
+            check_category(path, read_hyper_parameters(path), config.get("data.init_args.category"))
+
+    def instantiate_classes(self) -> None:
+        clean = self.config.clone()  # config.yaml shall not name this run's folder: a fit from it is another run
+        self.run_folder = self._fill_run_folder(self.config[self.subcommand])
+        super().instantiate_classes()
+        self.config[self.subcommand].update(clean[self.subcommand])
+
+    def _fill_run_folder(self, config: Namespace) -> Path:
+        wanted = config.get("run_dir") or config.get("trainer.default_root_dir")
+        folder = choose_run_folder(self.subcommand, wanted, config["name"], config.get("ckpt_path"))
+        folder.mkdir(parents=True, exist_ok=True)
+        config["trainer.default_root_dir"] = str(folder)
+        for logger in config.get("trainer.logger") or []:
+            arguments = logger.get("init_args", Namespace())
+            if "save_dir" in arguments:
+                arguments["save_dir"] = str(folder)
+            if "resume" in arguments:
+                arguments["resume"] = bool(config.get("ckpt_path"))
+        return folder
+
+    def before_fit(self) -> None:
+        print(f"run folder: {self.run_folder}", flush=True)
+
+    before_validate = before_test = before_predict = before_fit
+
+    def after_fit(self) -> None:
+        """The test that ends every fit, on the weights in memory: those of last.ckpt, chosen by no label."""
+        if self.config[self.subcommand]["test_after_fit"]:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand in ("validate", "test"):
+            arguments["verbose"] = False  # RunReport prints the table
+        if subcommand == "predict":
+            arguments["return_predictions"] = False  # RunReport writes them
+        if subcommand != "fit" and not arguments.get("ckpt_path"):
+            raise ConfigError(f"nvsm {subcommand} needs a trained model: --ckpt_path <run>/checkpoints/last.ckpt")
+        return arguments
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """(command, configuration files in order, everything else in order), so that options win over files."""
+    command, files, options = argv[0], [], []
+    rest = iter(argv[1:])
+    for word in rest:
+        if word in ("-c", "--config"):
+            value = next(rest, None)
+            options.extend([word] if value is None else [])
+            files.extend([] if value is None else [value])
+        elif word.startswith("--config="):
+            files.append(word.removeprefix("--config="))
+        else:
+            options.append(word)
+    return command, files, options
+
+
+def option_value(options: Sequence[str], name: str) -> str | None:
+    """The last value given for ``--name`` among command line words."""
+    value = None
+    for word, after in zip(options, [*options[1:], None], strict=True):
+        if word == f"--{name}":
+            value = after
+        elif word.startswith(f"--{name}="):
+            value = word.split("=", 1)[1]
+    return value
+
+
+def quiet() -> None:
+    """Silence advertisements and advice that do not apply; nothing about data or numbers."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    torch.set_float32_matmul_precision("high")  # a no-op on the CPU; Lightning asks for it on recent GPUs
+
+    class NoTips(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            text = record.getMessage()
+            return not any(word in text for word in ("litlogger", "litmodels", "Tip:"))
+
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"):
+        logging.getLogger(name).addFilter(NoTips())
+    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*`isinstance.treespec.*"):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,39 @@
+"""Where a run lives: one folder with config.yaml, checkpoints/, metrics.csv, results.json, media/ and tables/."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+VARIABLE = "NVSM_RUN_FOLDER"  # the first process tells the others of a distributed run, which would read another clock
+
+
+def choose_run_folder(command: str, wanted: str | None, name: str, checkpoint: str | None = None) -> Path:
+    """The folder of this run, absolute.
+
+    In this order: ``wanted`` as it is (``--run_dir`` or ``--trainer.default_root_dir``); for a fit that resumes from
+    ``<run>/checkpoints/x.ckpt``, that run itself; for another command on such a checkpoint, ``<run>/<command>_<time>``, so
+    that nothing of the fit is overwritten; else ``runs/<name>/<time>``.
+    """
+    if wanted:
+        return Path(wanted).expanduser().resolve()
+    if VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
+        return Path(os.environ[VARIABLE])
+    stamp = os.environ.get("SLURM_JOB_ID") or f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    origin = run_of_checkpoint(checkpoint)
+    if origin and command == "fit":
+        return origin
+    folder = (origin / f"{command}_{stamp}" if origin else Path("runs") / name / stamp).resolve()
+    free, number = folder, 2
+    while free.exists() and "SLURM_JOB_ID" not in os.environ:  # two runs in one second
+        free, number = folder.with_name(f"{folder.name}_{number}"), number + 1
+    os.environ[VARIABLE] = str(free)
+    return free
+
+
+def run_of_checkpoint(checkpoint: str | None) -> Path | None:
+    """The run folder that a checkpoint lies in, or None when it was moved out of one."""
+    if not checkpoint:
+        return None
+    folder = Path(checkpoint).expanduser().resolve().parent
+    inside = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
+    return folder.parent if inside else None

@@ -1,0 +1,1 @@
+"""What a run leaves behind: numbers, tables, overlay pictures and the loggers that write them."""

@@ -1,0 +1,273 @@
+"""``RunReport``: fills the run folder at the end of a test or a prediction, and prints the table."""
+
+import csv
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from nvsm_lightning.geometry.viewpoints import wrap_angle
+from nvsm_lightning.metrics.pose import azimuth_metrics, pose_error, pose_metrics
+from nvsm_lightning.report.gallery import contact_sheet, worst_median_best
+from nvsm_lightning.report.overlays import PREDICTED, TRUTH, captioned, overlay
+from nvsm_lightning.report.results import git_commit, measure, measure_guesses, write_json, write_text
+from nvsm_lightning.report.rows import PictureRows, Rows
+from nvsm_lightning.report.tables import Row, csv_table, markdown_table, rich_table
+
+CONVENTION = (
+    "PASCAL3D+: azimuth 0 shows the front and grows as the camera moves to the object's own left; elevation is positive above "
+    "the object; theta turns the picture counter-clockwise"
+)
+
+
+class RunReport(Callback):
+    """Writes results.json, tables/ and media/ of a test, and predictions.json and media/ of a prediction.
+
+    Args:
+        overlays: pictures on each contact sheet (worst, median, best); 0 draws none.
+        width: of an overlay, pixels.
+    """
+
+    def __init__(self, overlays: int = 12, width: int = 384) -> None:
+        self.overlays, self.width = overlays, width
+        self.rows = PictureRows()
+        self.results: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ fit
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule
+        if trainer.is_global_zero and hasattr(data, "write_label_list"):
+            data.write_label_list(folder_of(trainer) / "tables" / "labels.txt")
+
+    # ------------------------------------------------------------------ test
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rows = PictureRows()
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.rows.add(outputs)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rows = self.rows.gathered()
+        if not trainer.is_global_zero:
+            return
+        data, folder = trainer.datamodule, folder_of(trainer)
+        truth = rows.truth.clone()
+        if getattr(data, "azimuth_only", False):
+            truth[:, 1:] = torch.nan  # assumed, not measured: only the azimuth is compared
+        error = pose_error(rows.viewpoint, truth)
+        self.results = self._results(trainer, pl_module, rows, truth, error)
+        write_json(folder / "results.json", self.results)
+        self._write_tables(folder, data, rows, truth, error)
+        if self.overlays:
+            self._write_sheets(trainer, pl_module, rows, error)
+        numbers = {f"test/{key}": value for key, value in self.results.items() if key in pose_metrics(error)}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=trainer.global_step)
+
+    def _results(
+        self, trainer: Trainer, pl_module: LightningModule, rows: Rows, truth: Tensor, error: Tensor
+    ) -> dict[str, Any]:
+        data = trainer.datamodule
+        labelled = label_viewpoints(data)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        skipped = getattr(data, "skipped", [])
+        return {
+            "method": snake_case(type(pl_module).__name__),
+            "dataset": getattr(data, "name", snake_case(type(data).__name__)),
+            "synthetic": bool(getattr(data, "synthetic", False)),
+            "category": getattr(data, "category", None),
+            "n_labels": len(labelled),
+            "seed": seed,
+            **measure(error, seed),
+            **azimuth_metrics(rows.viewpoint[:, 0], rows.truth[:, 0]),
+            "seconds_per_image": rows.seconds_per_image,
+            "groups": group_metrics(getattr(data, "test", []), rows, error),
+            "baselines": measure_guesses(labelled, truth, seed),
+            "n_pool": len(getattr(data, "pool", [])),
+            "n_skipped": len(skipped),
+            "epoch": trainer.current_epoch,
+            "git_commit": git_commit(),
+        }
+
+    def _write_tables(self, folder: Path, data: LightningDataModule, rows: Rows, truth: Tensor, error: Tensor) -> None:
+        results, labels = self.results, self.results["n_labels"]
+        table = [Row(results["method"], labels, results["seed"], results)]
+        names = {"prior_only": "prior only", "random": "random"}
+        table += [Row(names[name], labels, None, metrics) for name, metrics in results["baselines"].items()]
+        tables = folder / "tables"
+        write_text(tables / "results.csv", csv_table(table))
+        write_text(tables / "results.md", markdown_table(table))
+        write_text(tables / "predictions.csv", prediction_table(keys_of(data, "test", rows), rows, truth, error))
+        skipped = getattr(data, "skipped", [])
+        if skipped:
+            write_text(tables / "skipped.csv", csv_text([("key", "reason"), *skipped]))
+        kind = "rendered pictures, not comparable with results on photographs" if results["synthetic"] else "photographs"
+        caption = f"[..] = 95 % bootstrap interval over the pictures. {groups_caption(results['groups'])}"
+        console = Console(width=max(Console().width, 120))
+        console.print(rich_table(table, f"{results['dataset']}: {results['n_images']} test pictures ({kind})", caption))
+        console.print(f"{results['seconds_per_image']:.3f} s a picture; written to {folder}", highlight=False)
+
+    def _write_sheets(self, trainer: Trainer, pl_module: LightningModule, rows: Rows, error: Tensor) -> None:
+        dataset = dataset_of(trainer.test_dataloaders)
+        keys = keys_of(trainer.datamodule, "test", rows)
+        for name, chosen in worst_median_best(error, self.overlays).items():
+            pictures = []
+            for position in chosen.tolist():
+                item = item_of(dataset, int(rows.index[position]))
+                poses = [(rows.truth[position], TRUTH), (rows.viewpoint[position], PREDICTED)]
+                picture = overlay(item["image"], item["camera"], pl_module.mesh, poses, self.width)
+                azimuths = [f"{degrees(viewpoint[position, 0]):.0f}" for viewpoint in (rows.viewpoint, rows.truth)]
+                caption = f"error {degrees(error[position]):.1f} deg   azimuth {azimuths[0]} (true {azimuths[1]})"
+                pictures.append(captioned(picture, [caption, keys[position]]))
+            if not pictures:
+                continue
+            title = f"{name} of {len(error)} test pictures: predicted orange, true blue; the tinted side is the front"
+            save_picture(trainer, contact_sheet(pictures, title), name)
+
+    # ------------------------------------------------------------------ predict
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rows = PictureRows()
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.rows.add(outputs)
+        if not self.overlays:
+            return
+        keys = keys_of(trainer.datamodule, "predicted", None)
+        for row, index in enumerate(batch["index"].tolist()):
+            poses = [(outputs["viewpoint"][row], PREDICTED)]
+            picture = overlay(batch["image"][row], batch["camera"][row : row + 1], pl_module.mesh, poses, self.width)
+            name = re.sub(r"[^\w.-]+", "_", keys[index] if index < len(keys) else str(index))
+            picture.save(make_folder(folder_of(trainer) / "media") / f"{name}.png")
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rows = self.rows.gathered()
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule
+        keys = keys_of(data, "predicted", rows)
+        angles = [[round(degrees(angle), 3) for angle in viewpoint] for viewpoint in rows.viewpoint]
+        predictions = [
+            {"file": key, "azimuth_deg": azimuth, "elevation_deg": elevation, "theta_deg": theta, "loss": round(float(loss), 6)}
+            for key, (azimuth, elevation, theta), loss in zip(keys, angles, rows.loss.nan_to_num().tolist(), strict=True)
+        ]
+        skipped = [{"file": key, "reason": reason} for key, reason in getattr(data, "skipped", [])]
+        content = {
+            "category": getattr(data, "category", None),
+            "method": snake_case(type(pl_module).__name__),
+            "convention": CONVENTION,
+            "seconds_per_image": rows.seconds_per_image,
+            "predictions": predictions,
+            "skipped": skipped,
+        }
+        path = folder_of(trainer) / "predictions.json"
+        write_json(path, content)
+        print(f"{len(predictions)} poses in {path}, overlay pictures in {path.parent / 'media'}; {len(skipped)} skipped")
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def folder_of(trainer: Trainer) -> Path:
+    """The run folder."""
+    return Path(trainer.default_root_dir)
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_picture(trainer: Trainer, picture: Any, name: str) -> None:
+    """Save to media/ and hand the picture to every logger that takes pictures."""
+    path = make_folder(folder_of(trainer) / "media") / f"{name}.png"
+    picture.save(path)
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(f"test/{name}", [str(path)])
+
+
+def degrees(angle: Tensor | float) -> float:
+    """Radians as a float of degrees."""
+    return float(torch.rad2deg(torch.as_tensor(angle)))
+
+
+def snake_case(name: str) -> str:
+    """``EPFLCars`` -> ``epfl_cars``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def label_viewpoints(data: LightningDataModule) -> Tensor:
+    """Viewpoints of the labelled pictures in radians, [labels, 3]."""
+    rows = [record.viewpoint for record in getattr(data, "labelled", []) if record.viewpoint is not None]
+    return torch.tensor(rows, dtype=torch.double).reshape(-1, 3)
+
+
+def keys_of(data: LightningDataModule, part: str, rows: Rows | None) -> list[str]:
+    """Names of the pictures of a part: of all, or in the order of ``rows``."""
+    records = getattr(data, part, None) or getattr(data, "test", [])
+    names = [record.key for record in records]
+    return names if rows is None else [names[index] if index < len(names) else str(index) for index in rows.index.tolist()]
+
+
+def dataset_of(loader: Any) -> Dataset:
+    """The data set of a loader or of the only loader of a list."""
+    return loader[0].dataset if isinstance(loader, list | tuple) else loader.dataset
+
+
+def item_of(dataset: Dataset, index: int) -> dict[str, Any]:
+    """The item reported under ``index``: its position in the data set, below a Subset in the one it is taken from."""
+    return dataset.dataset[index] if isinstance(dataset, Subset) else dataset[index]
+
+
+def group_metrics(records: list, rows: Rows, error: Tensor) -> dict[str, dict[str, float]]:
+    """Metrics of each sequence or object of the test part, if it names any: pictures of one car are not independent."""
+    groups: dict[str, list[int]] = {}
+    for position, index in enumerate(rows.index.tolist()):
+        if index < len(records) and records[index].group and not error[position].isnan():
+            groups.setdefault(records[index].group, []).append(position)
+    if not 1 < len(groups) <= 50:
+        return {}
+    return {name: pose_metrics(error[positions]) for name, positions in sorted(groups.items())}
+
+
+def groups_caption(groups: dict[str, dict[str, float]]) -> str:
+    """``ACC pi/6 by group: sequence 08 91.2, ...``, or nothing."""
+    if not groups:
+        return ""
+    values = [f"{name} {metrics['acc_pi_6']:.1f}" for name, metrics in groups.items()]
+    return f"ACC pi/6 by group: {', '.join(values[:12])}{', ...' if len(values) > 12 else ''}."
+
+
+def prediction_table(keys: list[str], rows: Rows, truth: Tensor, error: Tensor) -> str:
+    """CSV, one line a test picture: key, predicted and true angles and error in degrees, loss."""
+    names = ("azimuth_deg", "elevation_deg", "theta_deg")
+    head = ("key", *names, *(f"true_{name}" for name in names), "error_deg", "loss")
+    predicted = torch.cat((rows.viewpoint[:, :1] % (2 * torch.pi), wrap_angle(rows.viewpoint[:, 1:])), -1)
+    numbers = torch.cat((predicted.rad2deg(), truth.rad2deg(), error.rad2deg()[:, None], rows.loss[:, None]), -1)
+    lines = [
+        (key, *("" if value != value else f"{value:.4f}" for value in line))
+        for key, line in zip(keys, numbers.tolist(), strict=True)
+    ]
+    return csv_text([head, *lines])
+
+
+def csv_text(lines: list[tuple]) -> str:
+    """Rows as CSV."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(lines)
+    return file.getvalue()

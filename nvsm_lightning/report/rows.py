@@ -1,0 +1,56 @@
+"""What a test or a prediction returns for each picture, collected over batches and processes."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nvsm_lightning.metrics.state import unique_rows
+
+
+@dataclass
+class PictureRows:
+    """One row a picture: index, predicted and true viewpoint, loss; plus the seconds they took.
+
+    ``add`` takes the outputs of ``test_step`` or ``predict_step``: ``index`` [B], ``viewpoint`` [B, 3] and optionally ``truth``
+    [B, 3] (radians, NaN = unknown), ``loss`` [B] and ``seconds`` (of the whole batch).
+    """
+
+    index: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, outputs: dict[str, Any]) -> None:
+        """Add the outputs of a batch."""
+        viewpoint = outputs["viewpoint"].detach().cpu().double()
+        unknown = torch.full_like(viewpoint, torch.nan)
+        truth, loss = outputs.get("truth", unknown), outputs.get("loss", unknown[:, 0])
+        self.index.append(outputs["index"].detach().cpu())
+        self.values.append(torch.cat((viewpoint, truth.cpu().double(), loss.detach().cpu().double()[:, None]), -1))
+        self.seconds += float(outputs.get("seconds", 0.0))
+
+    def gathered(self) -> "Rows":
+        """All rows of all processes in the order of their index, each picture once (samplers may repeat some)."""
+        index = torch.cat(self.index) if self.index else torch.zeros(0, dtype=torch.long)
+        values = torch.cat(self.values) if self.values else torch.zeros(0, 7, dtype=torch.double)
+        parts = [(index, values, self.seconds)]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts = [parts[0]] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, (index, values, self.seconds))
+        seen = sum(len(part[0]) for part in parts)
+        index, values = unique_rows(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+        seconds = sum(part[2] for part in parts) / max(seen, 1)
+        return Rows(index, values[:, :3], values[:, 3:6], values[:, 6], seconds)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Index, viewpoint and truth in radians, and loss of each picture; seconds a picture on one process."""
+
+    index: Int[Tensor, " picture"]
+    viewpoint: Float[Tensor, "picture 3"]
+    truth: Float[Tensor, "picture 3"]
+    loss: Float[Tensor, " picture"]
+    seconds_per_image: float
