@@ -5,18 +5,22 @@ from nvsm_lightning.data.crops import CropSpec, canonical_crop
 from nvsm_lightning.data.datasets import Batch
 from nvsm_lightning.data.epfl import EPFLCars
 from nvsm_lightning.data.module import PoseData
+from nvsm_lightning.data.pascal3d import Pascal3D
 from nvsm_lightning.data.pose_csv import PoseCSV
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.data.stanford import StanfordCars
+from nvsm_lightning.data.toy import ToyCars
 
 __all__ = [
     "Augmentation",
     "Batch",
     "CropSpec",
     "EPFLCars",
+    "Pascal3D",
     "PoseCSV",
     "PoseData",
     "Record",
     "StanfordCars",
+    "ToyCars",
     "canonical_crop",
 ]

@@ -69,8 +69,8 @@ def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[T
 
     Known camera: scale ``s = pixels_per_unit * distance / focal_px`` (NeMo: ``distance / 5`` for 600 px, focal 3000),
     window centred at the principal point. Box only (the whole picture if there is none): ``s = pixels_per_unit *
-    box_unit / min(box height, box width)`` (NeMo: 224 / min), reduced until the box fits into the window, window centred
-    at the box. Only the needed region is resampled, with edges not rounded to whole pixels, so the camera is exact.
+    box_unit / min(box height, box width)`` (NeMo: 224 / min), reduced until the box fits the window, window centred at
+    the box. Only the needed region is resampled, with edges not rounded to whole pixels, so the camera is exact.
 
     Raises:
         DataError: the picture is missing, truncated or otherwise undecodable; the message names the file.

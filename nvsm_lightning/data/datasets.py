@@ -141,3 +141,18 @@ def collate(items: list[Batch]) -> Batch:
 def hidden(count: int) -> Float[Tensor, "count 3"]:
     """Viewpoints that are not to be seen: NaN."""
     return torch.full((count, 3), math.nan)
+
+
+def with_mirrors(dataset: PoseDataset, mirrored: bool) -> PoseDataset:
+    """The entries followed by their mirror images."""
+    if not mirrored:
+        return dataset
+    count = len(dataset)
+    return PoseDataset(
+        dataset.crops,
+        dataset.source.repeat(2),
+        dataset.viewpoint.repeat(2, 1),
+        weight=dataset.weight.repeat(2),
+        index=dataset.index.repeat(2),
+        mirrored=torch.arange(2 * count) >= count,
+    )

@@ -1,7 +1,6 @@
 """``PoseData``: the parts of a data set, its loaders, and the pseudo labels of the running fit."""
 
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +8,17 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int64
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from nvsm_lightning.data.augment import Augmentation
-from nvsm_lightning.data.crops import CropSpec, picture_size
-from nvsm_lightning.data.datasets import Batch, Crops, PoseDataset, collate, hidden
+from nvsm_lightning.data.crops import CropSpec
+from nvsm_lightning.data.datasets import Batch, Crops, PoseDataset, collate, hidden, with_mirrors
 from nvsm_lightning.data.labels import draw_labels, read_label_list, write_label_list
-from nvsm_lightning.data.record import Part, Record, check_box_inside, viewpoints
+from nvsm_lightning.data.parts import assign_parts, check_boxes, check_disjoint, checksum, existing, limit_pool
+from nvsm_lightning.data.record import Record, viewpoints
 from nvsm_lightning.data.sampling import DrawSampler, draw_weights
 from nvsm_lightning.errors import DataError
 
@@ -89,6 +90,7 @@ class PoseData(LightningDataModule):
         self.test: list[Record] = []
         self.skipped: list[tuple[str, str]] = []
         self.round = -1
+        self.predicted: list[Record] = []
         self._pseudo = _no_pseudo()
         self._crops: dict[str, Crops] = {}
         self._usable: list[int] | None = None
@@ -103,7 +105,7 @@ class PoseData(LightningDataModule):
         """Read the data set and draw the labels, once; ``predict`` with a folder needs no data set."""
         if self.labelled or (stage == "predict" and self.folder is not None):
             return
-        records = self.read(_folder(self.root, "--data.root"))
+        records = self.read(existing(self.root, "--data.root"))
         candidates = [r for r in records if r.part in ("train", "") and r.viewpoint is not None]
         if self.label_list is not None:
             chosen = read_label_list(Path(self.label_list), candidates, self.labels)
@@ -113,15 +115,16 @@ class PoseData(LightningDataModule):
         self.labelled = [replace(candidates[index], part="train") for index in chosen.tolist()]
         keys = {record.key for record in self.labelled}
         rest = assign_parts([record for record in records if record.key not in keys])
-        self.pool = _limit([record for record in rest if record.part == "train"], self.pool_limit, self.seed)
+        self.pool = limit_pool([record for record in rest if record.part == "train"], self.pool_limit, self.seed)
         self.val = [record for record in rest if record.part == "val"]
         self.test = [record for record in rest if record.part == "test"]
         if self.test_root is not None:
-            self.test = self.read(_folder(self.test_root, "--data.test_root"), test_only=True)
-        for record in (*self.labelled, *self.val, *self.test):
-            check_box_inside(record, picture_size(record.image), f"{self.name}, {record.key}")
+            self.test = self.read(existing(self.test_root, "--data.test_root"), test_only=True)
+        check_disjoint([*self.labelled, *self.pool], self.test)
+        check_boxes([*self.labelled, *self.pool, *self.val, *self.test])
         if not self.val:
             rank_zero_warn(f"{self.root}: there is no validation part; validation is skipped.")
+        self._decode_labelled_parts(stage)
 
     @property
     def seed(self) -> int:
@@ -133,8 +136,7 @@ class PoseData(LightningDataModule):
         write_label_list(path, self.labelled)
 
     def pool_truth(self) -> Float[Tensor, "pool 3"]:
-        """True viewpoints of the pool in radians, NaN where unknown. For reports only: nothing may be chosen by
-        them."""
+        """True viewpoints of the pool in radians, NaN where unknown; for reports, nothing may be chosen by them."""
         return viewpoints(self.pool)
 
     # ------------------------------------------------------------------ pseudo labels
@@ -142,8 +144,7 @@ class PoseData(LightningDataModule):
     def accept(
         self, round: int, index: Int64[Tensor, " n"], viewpoint: Float[Tensor, "n 3"], weight: Float[Tensor, " n"]
     ) -> None:
-        """Take the pseudo labels of a round: positions in the pool, viewpoints in radians, weights in training (>
-        0)."""
+        """Take the pseudo labels of a round: positions in the pool, viewpoints in radians, training weights > 0."""
         if not len(index) == len(viewpoint) == len(weight):
             raise ValueError(f"pseudo labels of unequal length: {len(index)}, {len(viewpoint)}, {len(weight)}")
         self.round = round
@@ -161,7 +162,7 @@ class PoseData(LightningDataModule):
         return {
             "category": self.category,
             "labelled": [record.key for record in self.labelled],
-            "pool": _checksum(self.pool),
+            "pool": checksum(self.pool),
             "round": self.round,
             "index": index,
             "viewpoint": viewpoint,
@@ -180,9 +181,9 @@ class PoseData(LightningDataModule):
                 "give a checkpoint of the same category, or change --data.category."
             )
         same_labels = state["labelled"] == [record.key for record in self.labelled]
-        same_pool = state["pool"] == _checksum(self.pool)
+        same_pool = state["pool"] == checksum(self.pool)
         if not (same_labels and same_pool):
-            if self.trainer is not None and not self.trainer.training and not self.trainer.sanity_checking:
+            if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
                 return  # test or predict on other data: the pseudo labels have no meaning there and are not needed
             what = "other labelled pictures" if not same_labels else "another pool"
             raise DataError(
@@ -213,13 +214,13 @@ class PoseData(LightningDataModule):
     def labelled_and_pseudo_dataloader(self, mirrored: bool | None = None) -> DataLoader[Batch]:
         """Every training picture once, in order, without augmentation, then (default: as ``mirror``) their mirror
         images."""
-        return self._loader(_with_mirrors(self._training_set(), self.mirror if mirrored is None else mirrored))
+        return self._loader(with_mirrors(self._training_set(), self.mirror if mirrored is None else mirrored))
 
     def anchor_dataloader(self) -> DataLoader[Batch]:
         """The labelled pictures in order, without augmentation, then (if ``mirror``) their mirror images."""
         source = torch.arange(len(self.labelled))
-        anchors = PoseDataset(self._train_crops(), source, viewpoints(self.labelled))
-        return self._loader(_with_mirrors(anchors, self.mirror))
+        anchors = PoseDataset(self._part_crops("train"), source, viewpoints(self.labelled))
+        return self._loader(with_mirrors(anchors, self.mirror))
 
     def pool_dataloader(self, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
         """The pool in order with hidden viewpoints, every ``world``-th picture from ``rank``; damaged pictures are left
@@ -238,7 +239,7 @@ class PoseData(LightningDataModule):
         positions = range(rank, len(usable := self._usable_pool()), world)
         offset = len(self.labelled)
         pool = PoseDataset(
-            self._train_crops(),
+            self._part_crops("train"),
             torch.arange(offset, offset + len(self.pool)),
             hidden(len(self.pool)),
             index=torch.arange(len(self.pool)),
@@ -260,7 +261,7 @@ class PoseData(LightningDataModule):
         folder."""
         if self.folder is None:
             return self.test_dataloader()
-        folder = _folder(self.folder, "--data.folder")
+        folder = existing(self.folder, "--data.folder")
         self.predicted = [
             Record(
                 image=path, key=path.relative_to(folder).as_posix(), category=self.category, part="test", turned=True
@@ -276,10 +277,12 @@ class PoseData(LightningDataModule):
 
     # ------------------------------------------------------------------ inner parts
 
-    def _train_crops(self) -> Crops:
-        if "train" not in self._crops:
-            self._crops["train"] = Crops([*self.labelled, *self.pool], self.crop, self.keep_crops)
-        return self._crops["train"]
+    def _part_crops(self, part: str) -> Crops:
+        """The crops of ``val``, ``test`` or ``train`` (labelled pictures, then the pool)."""
+        if part not in self._crops:
+            records = {"train": [*self.labelled, *self.pool], "val": self.val, "test": self.test}[part]
+            self._crops[part] = Crops(records, self.crop, self.keep_crops)
+        return self._crops[part]
 
     def _training_set(self) -> PoseDataset:
         """Labelled pictures first, then the pseudo-labelled ones; ``index`` counts the pool after the labelled
@@ -287,7 +290,7 @@ class PoseData(LightningDataModule):
         count = len(self.labelled)
         index, viewpoint, weight = self._pseudo
         return PoseDataset(
-            self._train_crops(),
+            self._part_crops("train"),
             torch.cat((torch.arange(count), count + index)),
             torch.cat((viewpoints(self.labelled), viewpoint)),
             weight=torch.cat((torch.ones(count), weight)),
@@ -295,14 +298,24 @@ class PoseData(LightningDataModule):
             symmetric=self.mirror,
         )
 
+    def _decode_labelled_parts(self, stage: str | None) -> None:
+        """Decode what the stage will show, so that a damaged labelled picture ends the run now and not after hours."""
+        wanted = {"fit": ("train", "val", "test"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+        for part in wanted.get(stage or "fit", ()):
+            crops = self._part_crops(part)
+            damaged = crops.damaged(range(len(self.labelled) if part == "train" else len(crops)))
+            if damaged:
+                raise DataError(
+                    f"{len(damaged)} labelled pictures are damaged; the first: {next(iter(damaged.values()))}"
+                )
+
     def _part(self, part: str, records: list[Record]) -> DataLoader[Batch]:
-        crops = self._crops.setdefault(part, Crops(records, self.crop, self.keep_crops))
-        return self._loader(PoseDataset(crops, torch.arange(len(records)), viewpoints(records)))
+        return self._loader(PoseDataset(self._part_crops(part), torch.arange(len(records)), viewpoints(records)))
 
     def _usable_pool(self) -> list[int]:
         if self._usable is None:
             offset = len(self.labelled)
-            usable = self._skip(self._train_crops(), range(offset, offset + len(self.pool)), "pool pictures")
+            usable = self._skip(self._part_crops("train"), range(offset, offset + len(self.pool)), "pool pictures")
             self._usable = [position - offset for position in usable]
         return self._usable
 
@@ -324,62 +337,5 @@ class PoseData(LightningDataModule):
         return DataLoader(dataset, self.batch_size, collate_fn=collate, num_workers=self.num_workers, **kwargs)
 
 
-def assign_parts(records: list[Record]) -> list[Record]:
-    """Give a part to the pictures that have none, the labelled ones having been drawn already.
-
-    With unlabelled pictures among them, these are the pool and the labelled ones are halved into val and test;
-    otherwise 80 % are pool, 10 % val and 10 % test. By a checksum of the key, so that it does not depend on the draw.
-    """
-    has_pool = any(record.part == "train" or (not record.part and record.viewpoint is None) for record in records)
-    assigned = []
-    for record in records:
-        if record.part:
-            assigned.append(record)
-            continue
-        slot = zlib.crc32(record.key.encode()) % 10
-        part: Part
-        if record.viewpoint is None:
-            part = "train"
-        elif has_pool:
-            part = "val" if slot % 2 else "test"
-        else:
-            part = "val" if slot == 0 else "test" if slot == 1 else "train"
-        assigned.append(replace(record, part=part))
-    return assigned
-
-
-def _with_mirrors(dataset: PoseDataset, mirrored: bool) -> PoseDataset:
-    """The entries followed by their mirror images."""
-    if not mirrored:
-        return dataset
-    count = len(dataset)
-    return PoseDataset(
-        dataset.crops,
-        dataset.source.repeat(2),
-        dataset.viewpoint.repeat(2, 1),
-        weight=dataset.weight.repeat(2),
-        index=dataset.index.repeat(2),
-        mirrored=torch.arange(2 * count) >= count,
-    )
-
-
-def _limit(records: list[Record], limit: int | None, seed: int) -> list[Record]:
-    if limit is None or limit >= len(records):
-        return records
-    chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:limit]
-    return [records[index] for index in chosen.sort().values.tolist()]
-
-
-def _folder(path: str, option: str) -> Path:
-    folder = Path(path).expanduser()
-    if not path or not folder.exists():
-        raise DataError(f"Folder {path!r} does not exist; give the data set's folder with {option}.")
-    return folder
-
-
 def _no_pseudo() -> tuple[Int64[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, " n"]]:
     return torch.empty(0, dtype=torch.int64), torch.empty(0, 3), torch.empty(0)
-
-
-def _checksum(records: list[Record]) -> int:
-    return zlib.crc32("\n".join(record.key for record in records).encode())

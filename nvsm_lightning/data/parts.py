@@ -1,0 +1,79 @@
+"""Dividing records into labelled, pool, val and test, and checking them against the files."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nvsm_lightning.data.crops import picture_size
+from nvsm_lightning.data.record import Part, Record, check_box_inside
+from nvsm_lightning.errors import DataError
+
+
+def assign_parts(records: list[Record]) -> list[Record]:
+    """Give a part to the pictures that have none, the labelled ones having been drawn already.
+
+    With unlabelled pictures among them, these are the pool and the labelled ones are halved into val and test;
+    otherwise 80 % are pool, 10 % val and 10 % test. By a checksum of the key, so that it does not depend on the draw.
+    """
+    has_pool = any(record.part == "train" or (not record.part and record.viewpoint is None) for record in records)
+    assigned = []
+    for record in records:
+        if record.part:
+            assigned.append(record)
+            continue
+        slot = zlib.crc32(record.key.encode()) % 10
+        part: Part
+        if record.viewpoint is None:
+            part = "train"
+        elif has_pool:
+            part = "val" if slot % 2 else "test"
+        else:
+            part = "val" if slot == 0 else "test" if slot == 1 else "train"
+        assigned.append(replace(record, part=part))
+    return assigned
+
+
+def limit_pool(records: list[Record], limit: int | None, seed: int) -> list[Record]:
+    """At most ``limit`` records by a seeded draw, in their old order."""
+    if limit is None or limit >= len(records):
+        return records
+    chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:limit]
+    return [records[index] for index in chosen.sort().values.tolist()]
+
+
+def existing(path: str, option: str) -> Path:
+    """The folder (or table) named by a command-line option; DataError if it is not there."""
+    folder = Path(path).expanduser()
+    if not path or not folder.exists():
+        raise DataError(f"Folder {path!r} does not exist; give the data set's folder with {option}.")
+    return folder
+
+
+def check_boxes(records: Sequence[Record]) -> None:
+    """DataError if a box leaves its picture. Pictures that cannot be opened are somebody else's business."""
+    for record in records:
+        if record.box is None:
+            continue
+        try:
+            size = picture_size(record.image)
+        except DataError:
+            continue
+        check_box_inside(record, size, record.key)
+
+
+def check_disjoint(train: Sequence[Record], test: Sequence[Record]) -> None:
+    """DataError if a picture file is in both lists (a ``test_root`` inside ``root``)."""
+    shared = {record.image.resolve() for record in train} & {record.image.resolve() for record in test}
+    if shared:
+        raise DataError(
+            f"{len(shared)} test pictures are also used for training, for example {min(shared)}; "
+            "give another --data.test_root, or take them out of the train part."
+        )
+
+
+def checksum(records: Sequence[Record]) -> int:
+    """A number that changes with the keys or their order."""
+    return zlib.crc32("\n".join(record.key for record in records).encode())
