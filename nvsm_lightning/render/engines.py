@@ -75,7 +75,7 @@ def rasterize(
     """
     function = _load(choose_engine(engine, uvz.device))
     if isinstance(function, EngineError):
-        raise function
+        raise EngineError(*function.args)  # a fresh one: the kept one would gather tracebacks
     if uvz.shape[0] == 0 or faces.shape[0] == 0:
         return torch.full((uvz.shape[0], *size), -1, dtype=torch.int32, device=uvz.device)
     return function(uvz.detach().float(), faces.to(uvz.device), size)

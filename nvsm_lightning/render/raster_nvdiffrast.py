@@ -46,7 +46,6 @@ def rasterize_nvdiffrast(
 
 
 def _draw(points: Tensor, triangles: Tensor, size: tuple[int, int]) -> Tensor:
-    """One call of nvdiffrast; it takes the first row of its map as the lowest, which :func:`clip_positions` reckons with."""
-    with torch.cuda.device(points.device):
-        raster, _ = dr.rasterize(_context(points.device), clip_positions(points, size), triangles, size, grad_db=False)
+    """One call of nvdiffrast, whose first row is the lowest: :func:`clip_positions` is made for that."""
+    raster, _ = dr.rasterize(_context(points.device), clip_positions(points, size), triangles, size, grad_db=False)
     return raster[..., 3].int() - 1  # 1 + face id, as a float that is exact up to 2^24; 0 where nothing is seen

@@ -1,5 +1,6 @@
 """The renderer of vertex features: one signature, whatever engine draws."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
@@ -53,12 +54,12 @@ class FeatureRenderer(nn.Module):
         seen = self.fragments(uvz)
         vertex = seen.vertex
         if features.dim() == 3:
-            item = vertex.new_tensor(range(len(vertex))).view(-1, 1, 1, 1)
+            item = torch.arange(len(vertex), device=vertex.device).view(-1, 1, 1, 1)
             vertex, features = vertex + item * features.shape[1], features.flatten(0, 1)
         values = embedding_bag(
             vertex.flatten(0, 2), features, per_sample_weights=seen.weight.flatten(0, 2).to(features.dtype), mode="sum"
         )
-        return values.view(*seen.mask.shape, -1).permute(0, 3, 1, 2), seen.mask
+        return values.view(*seen.mask.shape, features.shape[-1]).permute(0, 3, 1, 2), seen.mask
 
     def visible(self, uvz: Float[Tensor, "batch vertex 3"]) -> Bool[Tensor, "batch vertex"]:
         """Which vertices are inside the frame and not hidden by the mesh; see :func:`.visibility.visible_vertices`."""

@@ -7,7 +7,10 @@ from torch import Tensor
 from nvsm_lightning.render.engines import rasterize
 from nvsm_lightning.render.fragments import perspective_weights
 
-SUPERSAMPLE = 4  # the z-buffer is this much finer than the map
+# The z-buffer is this much finer than the map. Measured against the exact answer for cuboids of 600 and 1000 vertices,
+# away from the silhouette: on 32 x 84 maps 98 % of the vertices agree at 1, 99.6 % at 2, 99.98 % at 4, 100 % at 8
+# (three times the time); on 20 x 48 maps 95-96, 98-99, 99.7-99.9 and 99.99 %.
+SUPERSAMPLE = 4
 TOLERANCE = 0.01  # CAD units a vertex may lie behind the seen face; a third of the grid edge of a 1000-vertex cuboid
 
 
