@@ -1,11 +1,13 @@
-"""``nvsm fit | validate | test | predict``: Lightning's command line with our classes, run folders and checkpoint rules.
+"""``nvsm fit | validate | test | predict``: Lightning's command line with our classes, run folders and checkpoint
+rules.
 
-Order of settings, each winning over those before it: the packaged ``base.yaml``; every ``--config`` from left to right; for
-``validate``, ``test`` and ``predict`` the model settings of the checkpoint; every other option of the command line.
+Order of settings, each winning over those before it: the packaged ``base.yaml``; every ``--config`` from left to right;
+for ``validate``, ``test`` and ``predict`` the model settings of the checkpoint; every other option of the command line.
 """
 
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 from nvsm_lightning.cli.checkpoints import check_category, read_hyper_parameters, without_weight_file
@@ -91,10 +93,16 @@ class NVSMCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: SuggestingParser) -> None:
         parser.add_argument("--name", type=str, default="nvsm", help="Name of the run: runs/<name>/<time>.")
         parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="The folder of this run itself, instead of runs/<name>/<time>."
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="The folder of this run itself, instead of runs/<name>/<time>.",
         )
         parser.add_argument(
-            "--test_after_fit", type=bool, default=True, help="Whether fit ends with the test pictures and the final table."
+            "--test_after_fit",
+            type=bool,
+            default=True,
+            help="Whether fit ends with the test pictures and the final table.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(RunReport, "report")
@@ -102,7 +110,8 @@ class NVSMCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        # What is skipped here would stand in config.yaml, and `nvsm test --config <fit>/config.yaml` must accept that file.
+        # What is skipped here would stand in config.yaml, and `nvsm test --config <fit>/config.yaml` must accept that
+        # file.
         common = {"model", "dataloaders", "datamodule", "verbose", "return_predictions"}
         return {
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -121,16 +130,20 @@ class NVSMCLI(LightningCLI):
             check_category(path, read_hyper_parameters(path), config.get("data.init_args.category"))
 
     def instantiate_classes(self) -> None:
-        clean = self.config.clone()  # config.yaml shall not name this run's folder: a fit from it is another run
+        clean = self.config.clone()[self.subcommand]
+        clean["run_dir"] = clean["trainer.default_root_dir"] = None  # what starts from config.yaml is another run
         self.run_folder = self._fill_run_folder(self.config[self.subcommand])
         super().instantiate_classes()
-        self.config[self.subcommand].update(clean[self.subcommand])
+        self.config[self.subcommand].update(clean)
 
     def _fill_run_folder(self, config: Namespace) -> Path:
         wanted = config.get("run_dir") or config.get("trainer.default_root_dir")
         folder = choose_run_folder(self.subcommand, wanted, config["name"], config.get("ckpt_path"))
         folder.mkdir(parents=True, exist_ok=True)
         config["trainer.default_root_dir"] = str(folder)
+        earlier, first = folder / "config.yaml", folder / "config_first.yaml"
+        if self.subcommand == "fit" and config.get("ckpt_path") and earlier.is_file() and not first.exists():
+            shutil.copy(earlier, first)  # resuming writes config.yaml anew: what the run began with is kept
         for logger in config.get("trainer.logger") or []:
             arguments = logger.get("init_args", Namespace())
             if "save_dir" in arguments:
@@ -138,6 +151,12 @@ class NVSMCLI(LightningCLI):
             if "resume" in arguments:
                 arguments["resume"] = bool(config.get("ckpt_path"))
         return folder
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if self.subcommand != "fit":  # nothing to save, and no reason to speak of another run's checkpoint folder
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
+            config["enable_checkpointing"] = False
+        return super()._instantiate_trainer(config, callbacks)
 
     def before_fit(self) -> None:
         print(f"run folder: {self.run_folder}", flush=True)
@@ -179,7 +198,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
 def option_value(options: Sequence[str], name: str) -> str | None:
     """The last value given for ``--name`` among command line words."""
     value = None
-    for word, after in zip(options, [*options[1:], None], strict=True):
+    for word, after in zip(options, [*options[1:], None], strict=False):
         if word == f"--{name}":
             value = after
         elif word.startswith(f"--{name}="):
@@ -195,9 +214,15 @@ def quiet() -> None:
     class NoTips(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
             text = record.getMessage()
-            return not any(word in text for word in ("litlogger", "litmodels", "Tip:"))
+            return not any(word in text for word in ("litlogger", "litmodels", "Tip:", "TPU available"))
 
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.setup"):
         logging.getLogger(name).addFilter(NoTips())
-    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*`isinstance.treespec.*"):
+    advice = (
+        "does not have many workers",
+        "number of training batches",
+        "callbacks used to create the checkpoint",
+        "isinstance.treespec, LeafSpec",
+    )
+    for message in (f".*{words}.*" for words in advice):
         warnings.filterwarnings("ignore", message)

@@ -1,4 +1,4 @@
-"""The argument parser of the Lightning commands: the message of an unknown key names the nearest known one."""
+"""The argument parser of the Lightning commands: an unknown or wrong setting gives one short message, with a suggestion."""
 
 import re
 from typing import Any, NoReturn
@@ -6,36 +6,56 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from nvsm_lightning.cli.main import did_you_mean
+from nvsm_lightning.cli.main import did_you_mean, fail
 
-UNKNOWN = (
-    re.compile(r"Key '([^']+)' is not expected"),
-    re.compile(r"Option '([^']+)' is not accepted"),
-    re.compile(r"[Uu]nrecognized arguments?: --([^\s=]+)"),
-    re.compile(r"No action for key \"([^\"]+)\""),
+UNKNOWN = re.compile(
+    r"(?:Key|Option) ['\"](?P<key>[^'\"]+)['\"] is not (?:expected|accepted)"
+    r"|does not accept (?:nested )?(?:option|key) ['\"](?P<nested>[^'\"]+)['\"]"
+    r"|[Uu]nrecognized arguments?: --(?P<flag>[^\s=]+)"
+    r"|No action for key ['\"](?P<action>[^'\"]+)['\"]"
+)
+# jsonargparse wraps the cause of a class's error into the list of all types it tried
+CAUSE = re.compile(
+    r"Problem with given class_path '(?P<name>[^']+)':\s*(?P<text>.*?)(?=\n    - |\n  Given value|\Z)", re.S
 )
 
 
 class SuggestingParser(LightningArgumentParser):
-    """Refuses what it does not know, and says what may have been meant."""
+    """Refuses what it does not know, says what may have been meant, and does not bury that under fifty lines of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print usage, message and suggestion, and exit with status 2."""
-        for pattern in UNKNOWN:
-            found = pattern.search(message)
-            if found:
-                message = message.rstrip() + suggestion(found.group(1), self.known_keys())
-                break
-        super().error(message, ex)
+        """Print ``nvsm: error: ...`` and exit with status 2 (or raise, where jsonargparse tries one type after another)."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        found = UNKNOWN.search(message)
+        if found and "Did you mean" not in message:
+            message = message.rstrip() + "." + suggestion(next(filter(None, found.groups())), parser.known_keys())
+        if not self.exit_on_error:
+            super().error(message, ex)
+        command = parser.prog.replace(" [options]", "")
+        if "fit.data, fit.model" in message:
+            message += ". Start from a configuration: nvsm fit --config configs/car_7shot.yaml"
+        self.exit(fail(f"{short(message)}\nAll settings: {command} --help"))
 
     def known_keys(self) -> list[str]:
-        """Dotted names of all settings, those of the chosen classes included."""
+        """Dotted names of all settings."""
+        actions = [
+            key for action in self._actions for key in (action.dest, *_option_keys(action.option_strings)) if key
+        ]
         try:
             defaults = self.get_defaults(skip_validation=True)
         except Exception:  # a broken default file must not hide the message we are about to print
-            return []
-        keys = [key.replace("init_args.", "") for key in _keys(defaults)]
-        return keys + [action.dest for action in self._actions if action.dest]
+            return actions
+        return actions + [key.replace("init_args.", "") for key in _keys(defaults)]
+
+
+def short(message: str) -> str:
+    """The cause alone, with the class it concerns, of a message that lists every type that was tried."""
+    causes = list(CAUSE.finditer(message))
+    if not causes:
+        return message.strip()
+    cause = causes[-1]
+    text = " ".join(line.strip() for line in cause["text"].splitlines() if line.strip())
+    return f"{cause['name'].rsplit('.', 1)[-1]}: {text}"
 
 
 def suggestion(key: str, known: list[str]) -> str:
@@ -47,8 +67,13 @@ def suggestion(key: str, known: list[str]) -> str:
     return did_you_mean(key.rsplit(".", 1)[-1], leaves)
 
 
+def _option_keys(options: list[str]) -> list[str]:
+    return [option.lstrip("-") for option in options]
+
+
 def _keys(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, Namespace | dict):
         return [prefix] if prefix else []
     items = vars(node).items() if isinstance(node, Namespace) else node.items()
-    return [prefix] * bool(prefix) + [key for name, value in items for key in _keys(value, f"{prefix}.{name}".lstrip("."))]
+    below = [key for name, value in items for key in _keys(value, f"{prefix}.{name}".lstrip("."))]
+    return [prefix, *below] if prefix else below

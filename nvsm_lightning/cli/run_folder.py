@@ -11,8 +11,8 @@ def choose_run_folder(command: str, wanted: str | None, name: str, checkpoint: s
     """The folder of this run, absolute.
 
     In this order: ``wanted`` as it is (``--run_dir`` or ``--trainer.default_root_dir``); for a fit that resumes from
-    ``<run>/checkpoints/x.ckpt``, that run itself; for another command on such a checkpoint, ``<run>/<command>_<time>``, so
-    that nothing of the fit is overwritten; else ``runs/<name>/<time>``.
+    ``<run>/checkpoints/x.ckpt``, that run itself; for another command on such a checkpoint, ``<run>/<command>_<time>``,
+    so that nothing of the fit is overwritten; else ``runs/<name>/<time>``.
     """
     if wanted:
         return Path(wanted).expanduser().resolve()

@@ -39,6 +39,7 @@ class RunReport(Callback):
         self.overlays, self.width = overlays, width
         self.rows = PictureRows()
         self.results: dict[str, Any] = {}
+        self.message: list[Any] = []
 
     # ------------------------------------------------------------------ fit
 
@@ -53,7 +54,13 @@ class RunReport(Callback):
         self.rows = PictureRows()
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self.rows.add(outputs)
 
@@ -112,11 +119,13 @@ class RunReport(Callback):
         skipped = getattr(data, "skipped", [])
         if skipped:
             write_text(tables / "skipped.csv", csv_text([("key", "reason"), *skipped]))
-        kind = "rendered pictures, not comparable with results on photographs" if results["synthetic"] else "photographs"
+        kind = (
+            "rendered pictures, not comparable with results on photographs" if results["synthetic"] else "photographs"
+        )
         caption = f"[..] = 95 % bootstrap interval over the pictures. {groups_caption(results['groups'])}"
-        console = Console(width=max(Console().width, 120))
-        console.print(rich_table(table, f"{results['dataset']}: {results['n_images']} test pictures ({kind})", caption))
-        console.print(f"{results['seconds_per_image']:.3f} s a picture; written to {folder}", highlight=False)
+        title = f"{results['dataset']}: {results['n_images']} test pictures ({kind})"
+        last = f"{results['seconds_per_image']:.3f} s a picture; written to {folder}"
+        self.message = [rich_table(table, title, caption), last]
 
     def _write_sheets(self, trainer: Trainer, pl_module: LightningModule, rows: Rows, error: Tensor) -> None:
         dataset = dataset_of(trainer.test_dataloaders)
@@ -141,7 +150,13 @@ class RunReport(Callback):
         self.rows = PictureRows()
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self.rows.add(outputs)
         if not self.overlays:
@@ -161,8 +176,16 @@ class RunReport(Callback):
         keys = keys_of(data, "predicted", rows)
         angles = [[round(degrees(angle), 3) for angle in viewpoint] for viewpoint in rows.viewpoint]
         predictions = [
-            {"file": key, "azimuth_deg": azimuth, "elevation_deg": elevation, "theta_deg": theta, "loss": round(float(loss), 6)}
-            for key, (azimuth, elevation, theta), loss in zip(keys, angles, rows.loss.nan_to_num().tolist(), strict=True)
+            {
+                "file": key,
+                "azimuth_deg": azimuth,
+                "elevation_deg": elevation,
+                "theta_deg": theta,
+                "loss": round(float(loss), 6),
+            }
+            for key, (azimuth, elevation, theta), loss in zip(
+                keys, angles, rows.loss.nan_to_num().tolist(), strict=True
+            )
         ]
         skipped = [{"file": key, "reason": reason} for key, reason in getattr(data, "skipped", [])]
         content = {
@@ -175,7 +198,16 @@ class RunReport(Callback):
         }
         path = folder_of(trainer) / "predictions.json"
         write_json(path, content)
-        print(f"{len(predictions)} poses in {path}, overlay pictures in {path.parent / 'media'}; {len(skipped)} skipped")
+        pictures = f", overlay pictures in {path.parent / 'media'}" if self.overlays else ""
+        self.message = [f"{len(predictions)} poses in {path}{pictures}; {len(skipped)} pictures skipped"]
+
+    # ------------------------------------------------------------------ last words
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print what was prepared, after the progress bars are gone."""
+        console = Console(width=max(Console().width, 120))
+        while self.message:
+            console.print(self.message.pop(0), highlight=False, soft_wrap=True)
 
 
 # ---------------------------------------------------------------------- parts
@@ -221,7 +253,9 @@ def keys_of(data: LightningDataModule, part: str, rows: Rows | None) -> list[str
     """Names of the pictures of a part: of all, or in the order of ``rows``."""
     records = getattr(data, part, None) or getattr(data, "test", [])
     names = [record.key for record in records]
-    return names if rows is None else [names[index] if index < len(names) else str(index) for index in rows.index.tolist()]
+    return (
+        names if rows is None else [names[index] if index < len(names) else str(index) for index in rows.index.tolist()]
+    )
 
 
 def dataset_of(loader: Any) -> Dataset:

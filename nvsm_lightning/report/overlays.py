@@ -25,8 +25,8 @@ def project_cuboid(
 ) -> tuple[Float[Tensor, "8 2"], Float[Tensor, "2 2"]]:
     """Pixels of the eight corners of the mesh's bounding cuboid, and of the arrow from its front face forward.
 
-    Corner ``x + 2 y + 4 z`` has the high end of each axis whose bit is one. A box camera is fitted to the corners alone, so
-    that the arrow, which leaves the cuboid, does not shrink it.
+    Corner ``x + 2 y + 4 z`` has the high end of each axis whose bit is one. A box camera is fitted to the corners
+    alone, so that the arrow, which leaves the cuboid, does not shrink it.
 
     Args:
         mesh: CAD units, object frame of :mod:`nvsm_lightning.geometry.viewpoints`.
@@ -63,7 +63,9 @@ def overlay(
     """
     picture = to_image(image)
     scale = width * SUPERSAMPLING / picture.width
-    canvas = picture.resize((width * SUPERSAMPLING, round(picture.height * scale)), Image.Resampling.BICUBIC).convert("RGBA")
+    canvas = picture.resize((width * SUPERSAMPLING, round(picture.height * scale)), Image.Resampling.BICUBIC).convert(
+        "RGBA"
+    )
     for viewpoint, colour in poses:
         if not viewpoint.isfinite().all():
             continue
@@ -109,6 +111,10 @@ def _arrow(draw: ImageDraw.ImageDraw, tail: list[float], head: list[float], fill
     neck = (head[0] - dx * tip, head[1] - dy * tip)
     draw.line((*tail, *neck), fill=fill, width=stroke)
     draw.polygon(
-        [tuple(head), (neck[0] - dy * tip / 2, neck[1] + dx * tip / 2), (neck[0] + dy * tip / 2, neck[1] - dx * tip / 2)],
+        [
+            tuple(head),
+            (neck[0] - dy * tip / 2, neck[1] + dx * tip / 2),
+            (neck[0] + dy * tip / 2, neck[1] - dx * tip / 2),
+        ],
         fill=fill,
     )

@@ -37,10 +37,11 @@ def measure(error: Float[Tensor, " picture"], seed: int = 0) -> dict[str, Any]:
 def measure_guesses(
     labelled: Float[Tensor, "label 3"], truth: Float[Tensor, "picture 3"], seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """The rows ``prior_only`` and ``random``, see :mod:`nvsm_lightning.metrics.baselines`; each only if there are labels for it.
+    """The rows ``prior_only`` and ``random``, see :mod:`nvsm_lightning.metrics.baselines`; each only if there are
+    labels for it.
 
-    Their intervals are over the pictures as well, each picture counting with its expected hit rate or error; the median of
-    a random guess has none.
+    Their intervals are over the pictures as well, each picture counting with its expected hit rate or error; the median
+    of a random guess has none.
     """
     rows = {}
     known = truth[truth[:, 0].isfinite()]
@@ -61,7 +62,8 @@ def measure_guesses(
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list) -> None:
-    """Write JSON through a temporary file in the same folder, so that ``path`` is either the old or the whole new content.
+    """Write JSON through a temporary file in the same folder, so that ``path`` is either the old or the whole new
+    content.
 
     Raises:
         NVSMError: if the disk is full or the folder cannot be written.

@@ -14,8 +14,8 @@ from nvsm_lightning.metrics.state import unique_rows
 class PictureRows:
     """One row a picture: index, predicted and true viewpoint, loss; plus the seconds they took.
 
-    ``add`` takes the outputs of ``test_step`` or ``predict_step``: ``index`` [B], ``viewpoint`` [B, 3] and optionally ``truth``
-    [B, 3] (radians, NaN = unknown), ``loss`` [B] and ``seconds`` (of the whole batch).
+    ``add`` takes the outputs of ``test_step`` or ``predict_step``: ``index`` [B], ``viewpoint`` [B, 3] and optionally
+    ``truth`` [B, 3] (radians, NaN = unknown), ``loss`` [B] and ``seconds`` (of the whole batch).
     """
 
     index: list[Tensor] = field(default_factory=list)

@@ -34,7 +34,9 @@ class Row:
 
         def with_interval(key: str, digits: int = 1) -> str:
             text = f"{values[key]:.{digits}f}"
-            return f"{text} [{intervals[key][0]:.{digits}f}, {intervals[key][1]:.{digits}f}]" if key in intervals else text
+            return (
+                f"{text} [{intervals[key][0]:.{digits}f}, {intervals[key][1]:.{digits}f}]" if key in intervals else text
+            )
 
         return (
             self.method,

@@ -1,11 +1,11 @@
-"""A CSV logger that writes ``metrics.csv`` straight into the run folder and goes on writing when a fit resumes."""
+"""Loggers that write straight into the run folder: ``metrics.csv``, and an offline Weights & Biases run beside it."""
 
 import csv
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -34,6 +34,31 @@ class RunCSVLogger(CSVLogger):
     @rank_zero_only
     def log_hyperparams(self, params: Any = None) -> None:
         """Nothing: the run folder holds ``config.yaml``."""
+
+
+class RunWandbLogger(WandbLogger):
+    """Weights & Biases below ``<save_dir>/wandb``, by default without network and account.
+
+    Args:
+        save_dir: the run folder.
+        project: project on the server.
+        name: of the run; by default chosen by wandb.
+        offline: write to disk only (``wandb sync`` sends it later).
+        log_model: send checkpoints as artifacts; needs ``offline: false``.
+        tags: of the run.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        project: str = "nvsm_lightning",
+        name: str | None = None,
+        offline: bool = True,
+        log_model: bool = False,
+        tags: list[str] | None = None,
+    ) -> None:
+        super().__init__(name=name, save_dir=save_dir, project=project, offline=offline, log_model=log_model, tags=tags)
+        self._wandb_init.pop("anonymous", None)  # Lightning 2.6 passes it, and wandb warns of it at each run
 
 
 class _RunWriter(ExperimentWriter):

@@ -43,7 +43,13 @@ class MeanPose(LightningModule):
         viewpoint = self.pose.expand(len(batch["index"]), 3)
         loss = viewpoint.new_zeros(len(viewpoint))
         seconds = time.perf_counter() - start
-        return {"index": batch["index"], "viewpoint": viewpoint, "truth": batch["viewpoint"], "loss": loss, "seconds": seconds}
+        return {
+            "index": batch["index"],
+            "viewpoint": viewpoint,
+            "truth": batch["viewpoint"],
+            "loss": loss,
+            "seconds": seconds,
+        }
 
     def predict_step(self, batch: dict, batch_idx: int) -> dict:
         return self.test_step(batch, batch_idx)
