@@ -71,9 +71,10 @@ def _polygons(draw: ImageDraw.ImageDraw, rng: np.random.Generator, width: int, h
         draw.polygon([tuple(p) for p in points], fill=_srgb(random_paint(rng)))
 
 
-def random_backdrop(rng: np.random.Generator, height: int, width: int) -> Float[np.ndarray, "{height} {width} 3"]:
-    """A background in linear RGB: sky or wall above, ground below a random horizon, clutter on both, noise on everything."""
-    horizon = rng.uniform(0.12, 0.55) * height
+def random_backdrop(
+    rng: np.random.Generator, height: int, width: int, horizon: float
+) -> Float[np.ndarray, "{height} {width} 3"]:
+    """A background in linear RGB: sky or wall above the row ``horizon``, ground below, clutter on both, noise on all."""
     upper, ground = random_paint(rng), random_paint(rng)
     if rng.random() < 0.6:  # asphalt, concrete, grass, sand
         ground = np.array(
@@ -111,6 +112,6 @@ def random_backdrop(rng: np.random.Generator, height: int, width: int) -> Float[
             * rng.uniform(0.5, 1.5)
         )
         linear = np.where(((leaf < rng.uniform(-0.3, 0.6)) & ~below)[..., None], colour, linear)
-    tint = 1 + 0.1 * np.stack([noise_field(rng, height, width) for _ in range(3)], -1)
+    tint = 1 + rng.uniform(0.01, 0.08) * np.stack([noise_field(rng, height, width) for _ in range(3)], -1)
     shade = 1 + rng.normal(0, 0.25) * np.linspace(-1, 1, width)[None, :, None]
     return np.clip(linear * tint * np.clip(shade, 0.3, 2), 0.002, 1.5).astype(np.float32)

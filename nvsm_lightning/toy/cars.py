@@ -4,143 +4,12 @@ Lengths are fractions of the car's length; y runs from 0 (nose) to 1 (tail), z f
 and boot, rake of the two screens, grille, plates); lamps are small, and their colours say nothing (see :mod:`.materials`).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from nvsm_lightning.toy.families import FAMILIES, Family, Range
 from nvsm_lightning.toy.shapes import PART, Builder, Shape, full_ring, half_outline, lid
 
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Family:
-    """Ranges of the measures of one kind of car (fractions of its length; positions from the nose)."""
-
-    cowl: Range  # foot of the windscreen
-    roof_front: Range
-    roof_back: Range
-    screen_foot: Range  # foot of the rear screen
-    height: Range
-    belt: Range  # height of the lower edge of the windows, share of the car's height
-    nose: Range  # height of the bonnet's front edge, share of the belt
-    deck: Range  # height of the boot lid at the tail, share of the belt
-    width: Range
-    clearance: Range
-    pillars: tuple[float, ...] = (0.40, 0.74)  # along the side windows
-    rear_glass: float = 1.0  # chance that the windows behind the second pillar are glass
-    bed: bool = False
-
-
-FAMILIES: dict[str, Family] = {
-    "sedan": Family(
-        (0.27, 0.33),
-        (0.41, 0.47),
-        (0.66, 0.74),
-        (0.80, 0.87),
-        (0.29, 0.34),
-        (0.58, 0.64),
-        (0.72, 0.86),
-        (0.92, 1.06),
-        (0.37, 0.44),
-        (0.045, 0.065),
-    ),
-    "hatchback": Family(
-        (0.24, 0.30),
-        (0.37, 0.43),
-        (0.82, 0.90),
-        (0.95, 0.985),
-        (0.34, 0.41),
-        (0.56, 0.63),
-        (0.72, 0.86),
-        (0.95, 1.0),
-        (0.41, 0.48),
-        (0.045, 0.07),
-        (0.42, 0.80),
-    ),
-    "estate": Family(
-        (0.25, 0.31),
-        (0.38, 0.44),
-        (0.87, 0.94),
-        (0.95, 0.985),
-        (0.29, 0.34),
-        (0.56, 0.63),
-        (0.72, 0.86),
-        (0.95, 1.0),
-        (0.36, 0.42),
-        (0.045, 0.065),
-        (0.36, 0.66),
-    ),
-    "van": Family(
-        (0.13, 0.21),
-        (0.24, 0.33),
-        (0.93, 0.97),
-        (0.975, 0.99),
-        (0.38, 0.47),
-        (0.48, 0.56),
-        (0.74, 0.9),
-        (0.97, 1.0),
-        (0.38, 0.45),
-        (0.05, 0.07),
-        (0.34, 0.64),
-        0.4,
-    ),
-    "pickup": Family(
-        (0.25, 0.31),
-        (0.36, 0.41),
-        (0.55, 0.66),
-        (0.60, 0.70),
-        (0.32, 0.38),
-        (0.55, 0.62),
-        (0.84, 0.95),
-        (0.96, 1.02),
-        (0.35, 0.41),
-        (0.07, 0.10),
-        (0.5, 0.97),
-        1.0,
-        True,
-    ),
-    "suv": Family(
-        (0.24, 0.30),
-        (0.35, 0.41),
-        (0.86, 0.93),
-        (0.95, 0.985),
-        (0.37, 0.44),
-        (0.57, 0.64),
-        (0.84, 0.96),
-        (0.96, 1.0),
-        (0.40, 0.47),
-        (0.075, 0.10),
-        (0.38, 0.72),
-    ),
-    "coupe": Family(
-        (0.32, 0.38),
-        (0.46, 0.52),
-        (0.63, 0.71),
-        (0.86, 0.95),
-        (0.26, 0.31),
-        (0.60, 0.67),
-        (0.62, 0.78),
-        (0.88, 1.02),
-        (0.40, 0.46),
-        (0.035, 0.055),
-        (0.6, 0.97),
-    ),
-    "minicar": Family(
-        (0.20, 0.26),
-        (0.33, 0.39),
-        (0.80, 0.90),
-        (0.95, 0.985),
-        (0.42, 0.50),
-        (0.54, 0.62),
-        (0.78, 0.92),
-        (0.95, 1.0),
-        (0.44, 0.52),
-        (0.05, 0.075),
-        (0.5, 0.95),
-    ),
-}
 _STATIONS = 27
 
 
@@ -221,116 +90,89 @@ def _glasshouse(builder: Builder, m: dict[str, float], family: Family, rng: np.r
 def _wheels(builder: Builder, m: dict[str, float], rng: np.random.Generator) -> None:
     """Four wheels with spoked rims in dark arches."""
     radius, track = m["wheel"], m["width"] / 2
-    spokes = int(rng.integers(5, 12))
-    share = rng.uniform(0.35, 0.65)
+    rim, hub, spokes = radius * m["rim"], radius * 0.2, int(rng.integers(5, 12))
+    step = np.pi / spokes * rng.uniform(0.35, 0.65)
+    centres = 2 * np.pi * np.arange(spokes) / spokes
     for name, y in (("front", m["axle_front"]), ("back", m["axle_back"])):
-        for sign, side in ((1, "left"), (-1, "right")):
-            outer, inner = sign * track * 1.005, sign * track * 0.62
-            builder.tube((inner, y, radius), (outer, y, radius), radius, "tyre", 18)
-            builder.keypoints[f"{side}_{name}_wheel"] = (outer, y, radius)
-            angle = np.linspace(0, 2 * np.pi, spokes, endpoint=False)
-            step = 2 * np.pi / spokes * share / 2
-            rim, hub = radius * m["rim"], radius * 0.2
-            for part, points, x in (
-                (
-                    "dark",
-                    [
-                        (rim * 1.03 * np.cos(a), rim * 1.03 * np.sin(a))
-                        for a in np.linspace(0, 2 * np.pi, 20, endpoint=False)
-                    ],
-                    1.008,
-                ),
-                (
-                    "rim",
-                    [
-                        (hub * 1.4 * np.cos(a), hub * 1.4 * np.sin(a))
-                        for a in np.linspace(0, 2 * np.pi, 8, endpoint=False)
-                    ],
-                    1.014,
-                ),
-            ):
-                ring = np.array([(0.0, 0.0), *points]) + (y, radius)
-                fan = np.array([(0, k + 1, (k + 1) % len(points) + 1) for k in range(len(points))])
-                builder.mesh(np.c_[np.full(len(ring), sign * track * x), ring], fan, part)
-            for a in angle:
-                quad = [
-                    (r * np.cos(a + d), r * np.sin(a + d))
-                    for r, d in ((hub, -step), (rim, -step * 0.7), (rim, step * 0.7), (hub, step))
+        builder.point(f"{{}}_{name}_wheel", (track, y, radius), -1)
+        for x in (track, -track):
+
+            def polygon(angle, length, part, out, x=x, y=y):
+                """A convex polygon in the wheel's plane, given in polar coordinates, ``out`` times as far out as the body."""
+                angle, length = np.asarray(angle), np.broadcast_to(length, len(angle))
+                points = np.c_[
+                    np.full(len(angle), x * out), y + length * np.cos(angle), radius + length * np.sin(angle)
                 ]
-                corners = np.c_[np.full(4, sign * track * 1.012), np.array(quad) + (y, radius)]
-                builder.mesh(corners, np.array([(0, 1, 2), (0, 2, 3)]), "rim")
+                builder.mesh(points, np.array([(0, k, k + 1) for k in range(1, len(angle) - 1)]), part)
+
+            builder.tube((x * 0.62, y, radius), (x * 1.005, y, radius), radius, "tyre", 18)
+            polygon(np.linspace(0, 2 * np.pi, 21)[:-1], rim * 1.03, "dark", 1.008)
+            polygon(np.linspace(0, 2 * np.pi, 9)[:-1], hub * 1.4, "rim", 1.014)
+            for at in centres:
+                polygon((at - step, at - 0.7 * step, at + 0.7 * step, at + step), (hub, rim, rim, hub), "rim", 1.012)
         arch = radius * m["arch"]
         builder.pair((track, y, radius), (track * 0.45, arch, arch), "dark", 2.0)
 
 
-def _face(builder: Builder, m: dict[str, float], rng: np.random.Generator) -> None:
-    """Lamps, grille, plates, bumpers, doors, mirrors: what the eye reads first."""
-    half, belt, nose, deck = m["width"] / 2, m["belt"], m["nose"], m["deck"]
-    low = m["clearance"]
-    power = rng.choice((2.0, 3.0, 6.0))
-    if rng.random() < 0.45:  # two-tone: bumpers and sill in plastic
-        part = rng.choice(("trim", "second"))
-        top = low + rng.uniform(0.25, 0.5) * (nose - low)
-        builder.region((0, 0, (top + low) / 2 - 0.02), (1, rng.uniform(0.06, 0.14), (top - low) / 2 + 0.02), part)
-        builder.region((0, 1, (top + low) / 2 - 0.02), (1, rng.uniform(0.06, 0.14), (top - low) / 2 + 0.02), part)
-        if rng.random() < 0.6:
-            builder.region((0, 0.5, low), (1, 1, rng.uniform(0.02, 0.06)), part)
-    z = low + rng.uniform(0.68, 0.85) * (nose - low)
+_ANYWHERE = ("paint", "second", "trim", "dark")
+
+
+def _front(builder: Builder, m: dict[str, float], rng: np.random.Generator) -> None:
+    """Head lamps, grille, air intake, plate."""
+    half, low, rise = m["width"] / 2, m["clearance"], m["nose"] - m["clearance"]
+    z = low + rng.uniform(0.68, 0.85) * rise
     size = (half * rng.uniform(0.16, 0.32), rng.uniform(0.03, 0.09), rng.uniform(0.012, 0.028))
-    builder.pair((half * rng.uniform(0.70, 0.84), 0.01, z), size, "lamp_front", power)
-    builder.keypoints["left_front_light"], builder.keypoints["right_front_light"] = (
-        (half * 0.8, 0.02, z),
-        (-half * 0.8, 0.02, z),
-    )
-    builder.region(
-        (0, 0, z - rng.uniform(-0.004, 0.015)),
-        (half * rng.uniform(0.3, 0.5), 0.04, rng.uniform(0.012, 0.03)),
-        rng.choice(("dark", "chrome", "trim"), p=(0.6, 0.2, 0.2)),
-    )
-    builder.region(
-        (0, 0, low + 0.18 * (nose - low)), (half * rng.uniform(0.4, 0.85), 0.03, rng.uniform(0.008, 0.018)), "dark"
-    )
-    z = low + rng.uniform(0.6, 0.85) * (deck - low)
+    builder.pair((half * rng.uniform(0.70, 0.84), 0.01, z), size, "lamp_front", rng.choice((2.0, 3.0, 6.0)))
+    builder.point("{}_front_light", (half * 0.8, 0.02, z), -1)
+    size = (half * rng.uniform(0.3, 0.5), 0.04, rng.uniform(0.012, 0.03))
+    look = rng.choice(("dark", "chrome", "trim"), p=(0.6, 0.2, 0.2))
+    builder.region((0, 0, z - rng.uniform(-0.004, 0.015)), size, look)
+    builder.region((0, 0, low + 0.18 * rise), (half * rng.uniform(0.4, 0.85), 0.03, rng.uniform(0.008, 0.018)), "dark")
+    if rng.random() < 0.75:
+        builder.region((0, 0, low + rng.uniform(0.28, 0.4) * rise), (0.055, 0.03, 0.012), "plate", 12.0, _ANYWHERE)
+
+
+def _back(builder: Builder, m: dict[str, float], rng: np.random.Generator) -> None:
+    """Rear lamps, upright or flat, and the plate."""
+    half, low, rise = m["width"] / 2, m["clearance"], m["deck"] - m["clearance"]
+    z = low + rng.uniform(0.6, 0.85) * rise
     if rng.random() < 0.4:
-        size = (half * rng.uniform(0.09, 0.16), rng.uniform(0.02, 0.06), rng.uniform(0.03, 0.06))  # upright
+        size = (half * rng.uniform(0.09, 0.16), rng.uniform(0.02, 0.06), rng.uniform(0.03, 0.06))
     else:
         size = (half * rng.uniform(0.18, 0.34), rng.uniform(0.02, 0.08), rng.uniform(0.012, 0.026))
     builder.pair((half * rng.uniform(0.76, 0.88), 0.995, z), size, "lamp_back", rng.choice((2.0, 3.0, 6.0)))
-    builder.keypoints["left_back_trunk"], builder.keypoints["right_back_trunk"] = (
-        (half * 0.8, 0.98, deck),
-        (-half * 0.8, 0.98, deck),
-    )
-    if rng.random() < 0.75:
-        builder.region(
-            (0, 0, low + rng.uniform(0.28, 0.4) * (nose - low)),
-            (0.055, 0.03, 0.012),
-            "plate",
-            12.0,
-            ("paint", "second", "trim", "dark"),
-        )
+    builder.point("{}_back_trunk", (half * 0.8, 0.98, m["deck"]), 1)
+    if rng.random() < 0.3:  # a dark or shiny bar, as a grille has
+        look = rng.choice(("dark", "chrome", "trim"))
+        builder.region((0, 1, z), (half * rng.uniform(0.3, 0.5), 0.03, rng.uniform(0.008, 0.02)), look)
     if rng.random() < 0.9:
-        builder.region(
-            (0, 1, low + rng.uniform(0.3, 0.65) * (deck - low)),
-            (0.055, 0.03, 0.012),
-            "plate",
-            12.0,
-            ("paint", "second", "trim", "dark"),
-        )
+        builder.region((0, 1, low + rng.uniform(0.3, 0.65) * rise), (0.055, 0.03, 0.012), "plate", 12.0, _ANYWHERE)
+
+
+def _lines(builder: Builder, m: dict[str, float], rng: np.random.Generator) -> None:
+    """Plastic bumpers and sills, doors with their handles, edges of the lids, a line along the side."""
+    half, belt, low = m["width"] / 2, m["belt"], m["clearance"]
+    if rng.random() < 0.45:
+        part = rng.choice(("trim", "second"))
+        top = low + rng.uniform(0.25, 0.5) * (m["nose"] - low)
+        for y in (0, 1):
+            size = (1, rng.uniform(0.06, 0.14), (top - low) / 2 + 0.02)
+            builder.region((0, y, (top + low) / 2 - 0.02), size, part)
+        if rng.random() < 0.6:
+            builder.region((0, 0.5, low), (1, 1, rng.uniform(0.02, 0.06)), part)
     line = 0.0022
     doors = [m["cowl"] + 0.03, m["door"], *([m["foot"] - 0.12] if m["four_doors"] else [])]
     for y in doors:
         builder.pair((half, y, (low + belt) / 2 + 0.02), (half * 0.3, line, (belt - low) / 2 - 0.01), "dark", 12.0)
+    handle = rng.choice(("dark", "chrome", "second"))
     for y in doors[1:]:
-        builder.pair(
-            (half, y - 0.035, belt - 0.03), (half * 0.3, 0.02, 0.005), rng.choice(("dark", "chrome", "second")), 4.0
-        )
-    builder.region(
-        (0, m["cowl"] * 0.5, nose + 0.02), (half * 0.78, m["cowl"] * 0.5, line), "dark"
-    )  # bonnet's shut line
+        builder.pair((half, y - 0.035, belt - 0.03), (half * 0.3, 0.02, 0.005), handle, 4.0)
+    for y, chance in ((rng.uniform(0.03, 0.06), 0.8), (1 - rng.uniform(0.02, 0.05), 0.8)):
+        if rng.random() < chance:
+            builder.region((0, y, belt), (half * 0.8, line, 0.15), "dark", 12.0)
     if rng.random() < 0.5:
-        builder.region(
-            (0, 0.5, belt - rng.uniform(0.03, 0.06)), (1, 0.42, 0.003), rng.choice(("dark", "second", "chrome"))
-        )
+        look = rng.choice(("dark", "second", "chrome"))
+        builder.region((0, 0.5, belt - rng.uniform(0.03, 0.06)), (1, 0.42, 0.003), look)
 
 
 def _extras(builder: Builder, m: dict[str, float], family: Family, rng: np.random.Generator) -> None:
@@ -373,16 +215,18 @@ def make_car(rng: np.random.Generator, family: str | None = None) -> Shape:
     def draw(bounds: Range) -> float:
         return float(rng.uniform(*bounds))
 
-    height = draw(kind.height)
+    height = 0.95 * draw(kind.height)
     belt = height * draw(kind.belt)
+    doors = 0.15 if family in ("coupe", "minicar", "pickup") else 0.75
     m = {
-        "cowl": draw(kind.cowl), "roof_front": draw(kind.roof_front), "roof_back": draw(kind.roof_back), "foot": draw(kind.screen_foot),
-        "height": height, "belt": belt, "nose": belt * draw(kind.nose), "deck": belt * draw(kind.deck), "width": draw(kind.width),
-        "clearance": draw(kind.clearance), "wedge": rng.uniform(0, 0.018), "round": rng.uniform(0.012, 0.03), "chin": rng.uniform(0.0, 0.025),
+        "cowl": draw(kind.cowl), "roof_front": draw(kind.roof_front), "roof_back": draw(kind.roof_back),
+        "foot": draw(kind.screen_foot), "height": height, "belt": belt, "nose": belt * draw(kind.nose),
+        "deck": belt * draw(kind.deck), "width": 0.9 * draw(kind.width), "clearance": draw(kind.clearance),
+        "wedge": rng.uniform(0, 0.018), "round": rng.uniform(0.012, 0.03), "chin": rng.uniform(0.0, 0.025),
         "crown": rng.uniform(0.006, 0.018), "tumble": rng.uniform(0.10, 0.22), "roof_drop": rng.uniform(0.0, 0.015),
         "plan_power": rng.uniform(4.0, 8.0), "roof_power": rng.uniform(6.0, 10.0), "wheel": rng.uniform(0.066, 0.082),
-        "rim": rng.uniform(0.58, 0.76), "arch": rng.uniform(1.1, 1.22), "axle_front": rng.uniform(0.16, 0.20), "axle_back": rng.uniform(0.78, 0.83),
-        "four_doors": float(rng.random() < (0.15 if family in ("coupe", "minicar", "pickup") else 0.75)), "door": 0.0,
+        "rim": rng.uniform(0.58, 0.76), "arch": rng.uniform(1.1, 1.22), "axle_front": rng.uniform(0.16, 0.20),
+        "axle_back": rng.uniform(0.78, 0.83), "four_doors": float(rng.random() < doors),
         "solid": float(rng.random() > kind.rear_glass),
     }  # fmt: skip
     m["wheel"] += 0.25 * (m["clearance"] - 0.05)
@@ -390,11 +234,13 @@ def make_car(rng: np.random.Generator, family: str | None = None) -> Shape:
     builder = Builder()
     _lower_body(builder, m, rng)
     _glasshouse(builder, m, kind, rng)
-    _face(builder, m, rng)
+    _lines(builder, m, rng)
+    _front(builder, m, rng)
+    _back(builder, m, rng)
     _wheels(builder, m, rng)
     _extras(builder, m, kind, rng)
-    builder.keypoints["left_front_roof"] = (m["width"] * 0.38, m["roof_front"], height)
-    builder.keypoints["right_front_roof"] = (-m["width"] * 0.38, m["roof_front"], height)
-    builder.keypoints["left_back_roof"] = (m["width"] * 0.38, m["roof_back"], height)
-    builder.keypoints["right_back_roof"] = (-m["width"] * 0.38, m["roof_back"], height)
+    for height, name, sides in ((belt, "lower", 0.46), (height, "upper", 0.38)):
+        upper = name == "upper"
+        builder.point(f"{name}_{{}}_windshield", (m["width"] * sides, m["roof_front" if upper else "cowl"], height), -1)
+        builder.point(f"{name}_{{}}_rearwindow", (m["width"] * sides, m["roof_back" if upper else "foot"], height), 1)
     return builder.shape()

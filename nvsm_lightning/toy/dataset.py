@@ -20,7 +20,7 @@ from nvsm_lightning.toy.layout import README, SOURCE, prepare_folders, write_off
 from nvsm_lightning.toy.objects import FAMILIES
 from nvsm_lightning.toy.scene import FOCAL, Realism, make_sample
 
-GENERATOR_VERSION = 1  # raise with every change that alters a picture
+GENERATOR_VERSION = 2  # raise with every change that alters a picture
 MANIFEST = "toy.json"
 _PART = {"train": 1, "test": 2, "other": 3}
 

@@ -73,7 +73,7 @@ def random_look(rng: np.random.Generator) -> Look:
         return np.asarray(lamps[rng.choice(4)]) * rng.uniform(0.7, 1.3)
 
     colours = {
-        "paint": paint, "second": second, "glass": np.full(3, rng.uniform(0.005, 0.05)), "tyre": np.full(3, rng.uniform(0.01, 0.04)),
+        "paint": paint, "second": second, "glass": np.full(3, rng.uniform(0.003, 0.03)), "tyre": np.full(3, rng.uniform(0.01, 0.04)),
         "rim": np.full(3, rng.uniform(0.08, 0.5)), "dark": np.full(3, rng.uniform(0.006, 0.025)), "lamp_front": lamp(), "lamp_back": lamp(),
         "chrome": np.full(3, rng.uniform(0.2, 0.5)), "plate": np.asarray([(0.7, 0.7, 0.68), (0.65, 0.55, 0.1), (0.1, 0.12, 0.2)][rng.choice(3)]),
         "trim": np.full(3, rng.uniform(0.02, 0.12)), "decal_a": random_paint(rng), "decal_b": random_paint(rng),
@@ -91,7 +91,7 @@ def random_look(rng: np.random.Generator) -> Look:
     mirror = {
         "paint": 0.05 * shine,
         "second": 0.04 * shine,
-        "glass": rng.uniform(0.06, 0.3),
+        "glass": rng.uniform(0.01, 0.09),
         "lamp_front": 0.12,
         "lamp_back": 0.12,
         "chrome": 0.35,
@@ -130,8 +130,9 @@ def random_lights(rng: np.random.Generator, rotation: Float[np.ndarray, "3 3"]) 
     )  # overcast
     colour = power[:, None] * (1 + rng.uniform(-0.12, 0.12, (count, 1)) * (1, 0, -1))
     sky = rng.uniform(0.45, 0.95) * (1 + rng.uniform(-0.1, 0.15) * np.array((-1, 0, 1)))
+    ground = sky * rng.uniform(0.15, 0.5) * rng.uniform(0.8, 1.2, 3)
     return Lights(
-        rotation @ (0, 0, 1.0), sky, sky * rng.uniform(0.15, 0.5) * rng.uniform(0.8, 1.2, 3), world @ rotation.T, colour
+        *(value.astype(np.float32) for value in (rotation @ (0, 0, 1.0), sky, ground, world @ rotation.T, colour))
     )
 
 
@@ -196,22 +197,29 @@ def shade(
         albedo = np.where(((part == PART["paint"]) & (body == 0))[:, None], look.albedo[PART["second"]], albedo)
     if look.stain[0] > 0:
         albedo = albedo * (1 + look.stain[0] * noise(points, look.stain[1], look.seed))[:, None].clip(0.1)
-    normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    normals = normals / np.sqrt(np.maximum((normals * normals).sum(1, keepdims=True), 1e-18))
     facing = (normals * view).sum(1, keepdims=True)
-    normals = np.where(facing > 0, -normals, normals)  # both sides are lit: towards the viewer
+    normals = normals * -np.sign(facing)  # both sides are lit: towards the viewer
     facing = np.abs(facing)
-    up = (normals @ lights.up.astype(np.float32))[:, None]
-    colour = albedo * (lights.ground + (lights.sky - lights.ground) * (0.5 + 0.5 * up)).astype(np.float32) * 0.75
+    up = (normals @ lights.up)[:, None]
+    colour = albedo * (lights.ground + (lights.sky - lights.ground) * (0.5 + 0.5 * up)) * np.float32(0.75)
     reflected = view + 2 * facing * normals
     specular, gloss = look.specular[part][:, None], look.gloss[part]
-    for direction, light in zip(lights.direction.astype(np.float32), lights.colour.astype(np.float32), strict=True):
+    for direction, light in zip(lights.direction, lights.colour, strict=True):
         lambert = (normals @ direction).clip(0)[:, None]
         highlight = ((reflected @ direction).clip(0) ** gloss)[:, None]
         colour += light * (albedo * lambert + specular * highlight * (lambert > 0))
-    tilt = (reflected @ lights.up.astype(np.float32))[:, None]
-    horizon = 1 / (1 + np.exp(-14 * tilt))  # the surroundings: dark ground, a band at the horizon, sky
-    band = 1 - 0.5 * np.exp(-((tilt - 0.08) ** 2) / 0.01)
-    mirror = look.mirror[part][:, None]
-    mirror = mirror + (mirror > 0) * (1 - mirror) * 0.6 * (1 - facing) ** 5
-    surroundings = (lights.ground * 0.5 + (lights.sky - lights.ground * 0.5) * horizon) * band
-    return (colour * (1 - mirror) + mirror * surroundings).astype(np.float32)
+    shiny = np.flatnonzero(look.mirror[part] > 0)
+    mirror = look.mirror[part[shiny]][:, None]
+    mirror = mirror + (1 - mirror) * np.float32(0.5) * (1 - facing[shiny]) ** 5
+    colour[shiny] += mirror * (_surroundings(lights, reflected[shiny], look.seed) - colour[shiny])
+    return colour
+
+
+def _surroundings(lights: Lights, direction: Float[np.ndarray, "point 3"], seed: float) -> Float[np.ndarray, "point 3"]:
+    """What shiny parts reflect: dark ground, uneven things at the horizon, sky above."""
+    tilt = (direction @ lights.up)[:, None]
+    tilt = tilt + np.float32(0.25) * noise(direction, 2.5, seed, 2)[:, None]
+    sky = 1 / (1 + np.exp(-14 * tilt))
+    band = 1 - np.float32(0.6) * np.exp(-((tilt - np.float32(0.1)) ** 2) * 80)
+    return (lights.ground * np.float32(0.5) + (lights.sky - lights.ground * np.float32(0.5)) * sky) * band

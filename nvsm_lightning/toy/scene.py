@@ -193,15 +193,16 @@ def _place(
     return Item(shape, random_look(rng), rotation, length_px * depth / FOCAL, np.array((x, y, depth)))
 
 
-def _clutter(rng, realism: Realism, viewpoint, distance: float, principal, size, car: Callable | None) -> list[Item]:
-    """Background objects, from behind to beside; ``car`` makes further objects of the labelled kind (cut off or small)."""
+def _clutter(rng, realism: Realism, viewpoint, distance: float, principal, size, ground, car) -> list[Item]:
+    """Background objects standing on the ground between the rows ``ground``; ``car`` makes more of the labelled kind."""
     items = []
     for _ in range(rng.integers(realism.clutter[0], realism.clutter[1] + 1)):
         make = car if car is not None and rng.random() < 0.4 else FAMILIES[str(rng.choice(list(FAMILIES)))]
-        u = rng.uniform(-0.1, 1.1) * size[1]
-        v = rng.uniform(0.1, 0.55) * size[0]
-        length = FOCAL / distance * rng.uniform(0.3, 0.9)
-        items.append(_place(rng, make(rng), (u, v), length, distance * rng.uniform(1.2, 1.5), viewpoint[1:], principal))
+        near = rng.random()
+        length = FOCAL / distance * (0.25 + 0.5 * near) * rng.uniform(0.7, 1.3)
+        foot = ground[0] + near * (ground[1] - ground[0])
+        at = (rng.uniform(-0.1, 1.1) * size[1], foot - 0.22 * length)
+        items.append(_place(rng, make(rng), at, length, distance * (1.5 - 0.3 * near), viewpoint[1:], principal))
     return items
 
 
@@ -229,14 +230,17 @@ def make_sample(
     principal = _principal(rng, shape, rotation, distance, size, truncated)
     lights = random_lights(rng, rotation)
     item = Item(shape, look, rotation, 1.0, np.array((0, 0, distance)))
-    picture = random_backdrop(rng, *size)
-    behind = _clutter(rng, realism, viewpoint, distance, principal, size, make if clutter_car else None)
+    box, cut = _projected_box(shape, rotation, distance, principal, size)
+    horizon = min(rng.uniform(0.1, 0.55) * size[0], box[1] + rng.uniform(0.1, 0.6) * (box[3] - box[1]))
+    picture = random_backdrop(rng, *size, horizon)
+    ground = (horizon, max(box[3] - 0.1 * (box[3] - box[1]), horizon + 1))
+    behind = _clutter(rng, realism, viewpoint, distance, principal, size, ground, make if clutter_car else None)
     if behind:
         colour, alpha, _ = draw(behind, lights, principal, size, 1, shadow=0.5)
         picture = colour + (1 - alpha[..., None]) * picture
     blur = rng.uniform(0, 1.5)
     picture = ndimage.gaussian_filter(picture, (blur, blur, 0))
-    colour, alpha, mask = draw([item], lights, principal, size, realism.supersample, shadow=rng.uniform(0.3, 0.85))
+    colour, alpha, mask = draw([item], lights, principal, size, realism.supersample, shadow=rng.uniform(0.4, 0.95))
     picture = colour + (1 - alpha[..., None]) * picture
     total, occluded = mask.sum(), False
     if rng.random() < realism.occluded:
@@ -244,7 +248,6 @@ def make_sample(
     step = realism.supersample
     small = _averaged(mask.astype(np.float32), step) > 0.5
     image = photograph(rng, picture)
-    full, cut = _projected_box(shape, rotation, distance, principal, size)
     box = _jittered_box(rng, small, realism.box_jitter, size)
     share = 1 - cut
     return Sample(
@@ -285,9 +288,11 @@ def _occlude(rng, realism: Realism, picture, mask, lights, principal, size, dist
     if len(rows) == 0:
         return picture, mask, False
     for _ in range(4):
-        k = rng.integers(len(rows))
-        at = np.array((columns[k], rows[k])) / step + rng.normal(0, 15, 2)
-        length = np.sqrt(mask.sum()) / step * rng.uniform(0.4, 0.9)
+        length = np.sqrt(mask.sum()) / step * rng.uniform(0.4, 1.0)
+        foot = (
+            max(rows.max() / step, 0) + rng.uniform(-0.1, 0.25) * length
+        )  # it stands in front, so lower in the picture
+        at = (columns[rng.integers(len(columns))] / step + rng.normal(0, 0.2) * length, foot - 0.3 * length)
         shape = FAMILIES[str(rng.choice(list(FAMILIES)))](rng)
         item = _place(rng, shape, at, length, distance * 0.6, (rng.uniform(0, 0.4), rng.normal(0, 0.1)), principal)
         colour, alpha, front = draw([item], lights, principal, size, step)
@@ -325,14 +330,14 @@ def photograph(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Exposure, colour cast, contrast, blur, noise and JPEG."""
     gain = np.exp(rng.normal(0.1, 0.3)) * (1 + rng.normal(0, 0.06, 3))
-    picture = np.clip(linear * gain, 0, None)
-    picture = picture / (1 + picture * rng.uniform(0.0, 0.35))  # soft shoulder
+    picture = np.clip(linear * gain.astype(np.float32), 0, None)
+    picture /= 1 + picture * np.float32(rng.uniform(0.0, 0.35))  # soft shoulder
     sigma = abs(rng.normal(0, 0.6))
     picture = ndimage.gaussian_filter(picture, (sigma, sigma, 0))
-    picture = np.clip(picture, 0, 1) ** (1 / rng.uniform(1.9, 2.5))
-    picture = picture + rng.normal(0, rng.uniform(0.0, 0.03), picture.shape)
-    grey = picture.mean(-1, keepdims=True)
-    picture = np.clip(grey + (picture - grey) * rng.uniform(0.6, 1.2), 0, 1)
+    picture = np.clip(picture, 0, 1) ** np.float32(1 / rng.uniform(1.9, 2.5))
+    picture += np.float32(rng.uniform(0.0, 0.03)) * rng.standard_normal(picture.shape, np.float32)
+    grey = picture @ np.full((3, 1), 1 / 3, np.float32)
+    picture = np.clip(grey + (picture - grey) * np.float32(rng.uniform(0.6, 1.2)), 0, 1)
     buffer = io.BytesIO()
     Image.fromarray((picture * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=int(rng.integers(60, 96)))
     return np.asarray(Image.open(buffer))

@@ -182,6 +182,14 @@ class Builder:
         self.region(centre, half, part, power, on)
         self.region((-centre[0], *centre[1:]), half, part, power, on)
 
+    def point(self, pattern: str, at: tuple[float, float, float], left: int) -> None:
+        """Name a point with x > 0 and its mirror image; ``left`` is the sign of x of the one called "left".
+
+        The release's names are those of a viewer who faces that end of the car: left in front is -x, at the back +x.
+        """
+        self.keypoints[pattern.format("left")] = (at[0] * left, at[1], at[2])
+        self.keypoints[pattern.format("right")] = (-at[0] * left, at[1], at[2])
+
 
 def half_outline(
     front: float, back: float, width: float, stations: Float[np.ndarray, " s"], power: float = 6.0, edge: int = 6

@@ -79,7 +79,7 @@ def test_background_is_never_constant():
     for k in range(8):
         sample = make_sample(np.random.default_rng(k), make_car, PLAIN)
         assert sample.image[~sample.mask].std(0).min() > 4
-        assert random_backdrop(np.random.default_rng(k), 60, 80).std() > 0.01
+        assert random_backdrop(np.random.default_rng(k), 60, 80, 25.0).std() > 0.01
 
 
 def test_occluders_hide_a_measured_share():
