@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from nvsm_lightning.data.record import Record
@@ -59,9 +59,11 @@ def open_picture(path: Path) -> Image.Image:
     try:
         return Image.open(path)
     except FileNotFoundError as error:
-        raise DataError(f"Picture {path} does not exist; restore it or remove its label.") from error
+        raise DataError(f"Picture {path} does not exist; restore it or take it off its list.") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is not a picture that can be read; replace it or remove it.") from error
     except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"Picture {path} cannot be opened ({error}); replace it or remove its label.") from error
+        raise DataError(f"Picture {path} cannot be opened ({error}); replace it or remove it.") from error
 
 
 def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[Tensor, "3 height width"], Camera]:
@@ -82,7 +84,7 @@ def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[T
             scale, centre, camera = _window(picture.size, record, spec)
             return _resample(picture, scale, centre, spec), camera
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"Picture {image} cannot be decoded ({error}); replace it or remove its label.") from error
+            raise DataError(f"Picture {image} cannot be decoded ({error}); replace it or remove it.") from error
 
 
 def _window(size: tuple[int, int], record: Record, spec: CropSpec) -> tuple[float, tuple[float, float], Camera]:

@@ -334,7 +334,10 @@ class PoseData(LightningDataModule):
         return [position for position in positions if position not in damaged]
 
     def _loader(self, dataset: PoseDataset | Subset, **kwargs) -> DataLoader[Batch]:
-        return DataLoader(dataset, self.batch_size, collate_fn=collate, num_workers=self.num_workers, **kwargs)
+        # All by keyword: Lightning builds the loader anew for several processes and finds its arguments by name.
+        return DataLoader(
+            dataset, batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers, **kwargs
+        )
 
 
 def _no_pseudo() -> tuple[Int64[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, " n"]]:

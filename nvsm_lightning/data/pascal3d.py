@@ -81,14 +81,14 @@ class Pascal3D(PoseData):
             distance=values["distance"],
             focal_px=values["focal"] * values["viewport"],
             principal=(values["px"], values["py"]),
-            group=f"cad {annotation['cad_index']}",
+            group=f"cad {int(annotation['cad_index'])}",
         )
         check_record(record, str(file))
         return record
 
 
 def read_annotation(file: Path) -> dict[str, Any]:
-    """Object 0 of a PASCAL3D+ annotation: ``viewpoint`` (name -> value, None if there is none) and ``cad_index`` (1-based).
+    """Object 0 of an annotation: ``viewpoint`` (name -> value, None if there is none) and ``cad_index`` (1-based).
 
     Raises:
         DataError: the file is missing, not a MATLAB file (an HTML page or a cut download, say), or has no ``record``.
@@ -123,9 +123,7 @@ def _camera(view: dict[str, Any], file: Path) -> dict[str, float] | None:
             return None
         values[name] = float(value)
         if not math.isfinite(values[name]):
-            raise DataError(
-                f"Annotation {file}: {name} is {values[name]}; correct it or unlist the picture."
-            )
+            raise DataError(f"Annotation {file}: {name} is {values[name]}; correct it or unlist the picture.")
     return values
 
 

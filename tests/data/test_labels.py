@@ -1,0 +1,65 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from nvsm_lightning.data.labels import draw_labels, read_label_list, write_label_list
+from nvsm_lightning.data.record import Record
+from nvsm_lightning.errors import DataError
+
+
+def gaps(azimuth: torch.Tensor) -> torch.Tensor:
+    ordered = azimuth.sort().values
+    return torch.cat((ordered[1:], ordered[:1] + 2 * math.pi)) - ordered
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_draws_are_nested_distinct_and_repeatable(seed) -> None:
+    azimuth = torch.rand(400, generator=torch.Generator().manual_seed(9)) * 2 * math.pi
+    seven, twenty, fifty = (draw_labels(azimuth, count, seed) for count in (7, 20, 50))
+    assert fifty[:20].equal(twenty) and twenty[:7].equal(seven)
+    assert len(fifty.unique()) == 50
+    assert draw_labels(azimuth, 7, seed).equal(seven)
+    assert not draw_labels(azimuth, 7, seed + 1).equal(seven)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_draws_spread_even_where_the_data_do_not(seed) -> None:
+    azimuth = torch.rand(1000, generator=torch.Generator().manual_seed(seed)) ** 3 * 2 * math.pi  # crowded at the front
+    for count, widest_deg in ((7, 70), (20, 40), (50, 20)):
+        assert gaps(azimuth[draw_labels(azimuth, count, seed)]).max() < math.radians(widest_deg)
+
+
+def test_labels_come_from_many_cars() -> None:
+    azimuth = torch.arange(600) % 60 / 60 * 2 * math.pi  # ten cars with the same sixty views
+    group = [str(index // 60) for index in range(600)]
+    for seed in range(10):
+        chosen = draw_labels(azimuth, 7, seed, group).tolist()
+        assert len({group[index] for index in chosen}) >= 4
+
+
+def test_all_pictures_can_be_drawn_but_not_more() -> None:
+    azimuth = torch.linspace(0, 6, 6)
+    assert sorted(draw_labels(azimuth, 6, 0).tolist()) == list(range(6))
+    with pytest.raises(DataError, match="7 labels were asked for, but the train part has only 6"):
+        draw_labels(azimuth, 7, 0)
+
+
+def test_list_files_round_trip(tmp_path) -> None:
+    records = [Record(Path(f"{k}.jpg"), f"images/{k} x.jpg", "car", "train", (0.0, 0.0, 0.0)) for k in range(8)]
+    path = tmp_path / "tables" / "labels.txt"
+    write_label_list(path, [records[index] for index in (5, 2, 7, 0)])
+    assert read_label_list(path, records, 4).tolist() == [5, 2, 7, 0]
+    path.write_bytes(b"# made by hand\r\n\r\n" + path.read_bytes().replace(b"\n", b" # why\r\n"))
+    assert read_label_list(path, records, 3).tolist() == [5, 2, 7]
+    with pytest.raises(DataError, match="lists 4 pictures, but 7 labels"):
+        read_label_list(path, records, 7)
+    path.write_text("images/0 x.jpg\nimages/9 x.jpg\n")
+    with pytest.raises(DataError, match=r"labels.txt:2: 'images/9 x.jpg' is no labelled picture"):
+        read_label_list(path, records, 2)
+    path.write_text("images/0 x.jpg\nimages/0 x.jpg\n")
+    with pytest.raises(DataError, match=r"labels.txt:2: .* listed twice"):
+        read_label_list(path, records, 2)
+    with pytest.raises(DataError, match="does not exist"):
+        read_label_list(tmp_path / "none.txt", records, 1)

@@ -1,0 +1,239 @@
+import pytest
+import torch
+from layouts import pose_rows, truncate, write_picture
+from lightning.pytorch import LightningModule, Trainer
+
+from nvsm_lightning.data import CropSpec, PoseCSV
+from nvsm_lightning.errors import ConfigError, DataError
+
+SPEC = CropSpec(32, 64, 50)
+
+
+@pytest.fixture
+def folder(write_csv):
+    """24 train, 4 val, 5 test pictures with labels, 6 without."""
+    rows = pose_rows(24, "train") + pose_rows(4, "val", 24) + pose_rows(5, "test", 28)
+    return write_csv(rows + pose_rows(6, None, 33, labelled=False))
+
+
+def make(folder, stage="fit", **kwargs) -> PoseCSV:
+    data = PoseCSV(str(folder), **{"label_seed": 0, "crop": SPEC, "batch_size": 4, "epoch_images": 16, **kwargs})
+    data.setup(stage)
+    return data
+
+
+def accept(data: PoseCSV, index=(2, 9, 5)) -> None:
+    index = torch.tensor(index)
+    data.accept(
+        1, index, torch.stack((index.float() / 4, index * 0.0, index * 0.0), -1), torch.full((len(index),), 0.5)
+    )
+
+
+def indices(loader) -> list[int]:
+    return [index for batch in loader for index in batch["index"].tolist()]
+
+
+def test_parts_and_hidden_truth(folder) -> None:
+    data = make(folder)
+    assert [len(part) for part in (data.labelled, data.pool, data.val, data.test)] == [7, 23, 4, 5]
+    assert not {r.key for r in data.labelled} & {r.key for r in data.pool}
+    for batch in data.pool_dataloader():
+        assert batch["viewpoint"].isnan().all()
+    assert data.pool_truth().isnan().all(-1).sum() == 6  # the rows without label
+    before = data.labelled
+    data.setup("test")
+    assert data.labelled is before
+
+
+def test_loaders_orders_and_shards(folder) -> None:
+    data = make(folder)
+    assert indices(data.val_dataloader()) == list(range(4)) and indices(data.test_dataloader()) == list(range(5))
+    assert indices(data.pool_dataloader()) == list(range(23))
+    assert indices(data.pool_dataloader(1, 3)) == list(range(1, 23, 3))
+    anchors = list(data.anchor_dataloader())
+    assert indices(anchors) == list(range(7)) * 2 and torch.cat([b["mirrored"] for b in anchors]).sum() == 7
+    assert indices(make(folder, mirror=False).anchor_dataloader()) == list(range(7))
+    batch = next(iter(data.val_dataloader()))
+    assert batch["image"].shape == (4, 3, 32, 64) and len(batch["camera"]) == 4
+
+
+def test_training_uses_labelled_then_pseudo(folder) -> None:
+    data = make(folder, epoch_images=40)
+    assert set(indices(data.train_dataloader())) == set(range(7))
+    accept(data)
+    loader = data.train_dataloader()
+    seen = {}
+    for batch in loader:
+        for position, weight in zip(batch["index"].tolist(), batch["weight"].tolist(), strict=True):
+            seen.setdefault(position, weight)
+    assert set(seen) == {*range(7), 7 + 2, 7 + 5, 7 + 9}
+    assert all(weight == (1.0 if position < 7 else 0.5) for position, weight in seen.items())
+    plain = list(data.labelled_and_pseudo_dataloader(mirrored=False))
+    assert indices(plain) == [*range(7), 9, 12, 16]
+    shown = torch.cat([batch["viewpoint"] for batch in plain])
+    torch.testing.assert_close(shown[7:, 0], torch.tensor([2.0, 5.0, 9.0]) / 4)
+    assert len(indices(data.labelled_and_pseudo_dataloader())) == 20
+    with pytest.raises(ConfigError, match="epoch_images"):
+        make(folder, epoch_images=3).train_dataloader()
+
+
+def test_training_is_repeatable(folder) -> None:
+    batches = []
+    for _ in range(2):
+        data = make(folder)
+        accept(data)
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(3)
+        batches.append(next(iter(loader))["image"])
+    assert batches[0].equal(batches[1])
+
+
+def test_worker_processes_give_the_same_batches(folder) -> None:
+    alone, helped = make(folder), make(folder, num_workers=1)
+    for first, second in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
+        assert first["image"].equal(second["image"]) and first["camera"].principal.equal(second["camera"].principal)
+
+
+def test_state_round_trip(folder, tmp_path) -> None:
+    data = make(folder)
+    accept(data)
+    torch.save(data.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    other = make(folder)
+    other.load_state_dict(state)
+    assert other.round == 1
+    for mine, theirs in zip(other.pseudo_labels, data.pseudo_labels, strict=True):
+        assert mine.equal(theirs)
+    with pytest.raises(DataError, match="category 'car', this run of 'bus'"):
+        make(folder, category="bus").load_state_dict(state)
+    with pytest.raises(DataError, match="other labelled pictures"):
+        make(folder, label_seed=5).load_state_dict(state)
+    with pytest.raises(DataError, match="another pool"):
+        make(folder, pool_limit=3).load_state_dict(state)
+    with pytest.raises(ValueError, match="unequal length"):
+        data.accept(0, torch.arange(2), torch.zeros(1, 3), torch.ones(2))
+
+
+def test_label_lists_can_be_given_back(folder, tmp_path) -> None:
+    data = make(folder, labels=9)
+    data.write_label_list(tmp_path / "tables" / "labels.txt")
+    again = make(folder, labels=7, label_seed=99, label_list=str(tmp_path / "tables" / "labels.txt"))
+    assert [r.key for r in again.labelled] == [r.key for r in data.labelled][:7]
+    with pytest.raises(DataError, match="25 labels were asked for, but the train part has only 24"):
+        make(folder, labels=25)
+
+
+def test_label_seed_follows_seed_everything(folder, monkeypatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    assert [r.key for r in make(folder, label_seed=None).labelled] == [
+        r.key for r in make(folder, label_seed=5).labelled
+    ]
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    assert make(folder, label_seed=None).seed == 0
+
+
+def test_damaged_pool_pictures_are_skipped_counted_and_listed(folder) -> None:
+    data = make(folder)
+    for position in (3, 8):
+        truncate(data.pool[position].image)
+    data = make(folder, keep_crops=False)
+    with pytest.warns(UserWarning, match=r"2 of 23 pool pictures are damaged and skipped:\n.*truncated"):
+        assert indices(data.pool_dataloader()) == [k for k in range(23) if k not in (3, 8)]
+    assert indices(data.pool_dataloader(1, 2)) == [k for k in range(23) if k not in (3, 8)][1::2]
+    assert [key for key, _ in data.skipped] == [data.pool[3].key, data.pool[8].key]
+    for record in data.pool:
+        record.image.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="23 of 23"),
+        pytest.raises(DataError, match="None of the 23 pool pictures can be read"),
+    ):
+        make(folder).pool_dataloader()
+
+
+@pytest.mark.parametrize("part", ["labelled", "val", "test"])
+def test_damaged_labelled_pictures_end_the_run_at_once(folder, part) -> None:
+    image = getattr(make(folder), part)[1].image
+    truncate(image)
+    with pytest.raises(DataError, match=rf"1 labelled pictures are damaged; .*{image.name}"):
+        make(folder)
+
+
+def test_empty_pool_and_missing_folders(write_csv, tmp_path) -> None:
+    folder = write_csv(pose_rows(7, "train") + pose_rows(2, "test", 7))
+    with pytest.warns(UserWarning, match="no validation part"):
+        data = make(folder)
+    assert data.val_dataloader() == [] and indices(data.test_dataloader()) == [0, 1]
+    assert len(indices(data.train_dataloader())) == 16  # labels alone can be trained on
+    with pytest.raises(DataError, match=r"pool of .* is empty"):
+        data.pool_dataloader()
+    with pytest.raises(DataError, match=r"none' does not exist; give .* --data.root"):
+        make(tmp_path / "none")
+    with pytest.warns(UserWarning), pytest.raises(DataError, match="has no test part"):
+        make(write_csv(pose_rows(8, "train"), name="other")).test_dataloader()
+
+
+def test_test_root_replaces_the_test_part(folder, write_csv) -> None:
+    other = write_csv(pose_rows(3, "train") + pose_rows(2, None, 3, labelled=False), name="other")
+    data = make(folder, test_root=str(other))
+    assert [record.image.parent.name for record in data.test] == ["other"] * 3 and len(data.pool) == 23
+    with pytest.raises(DataError, match="also used for training"):
+        make(folder, test_root=str(folder))
+
+
+def test_predict_over_a_folder_of_pictures(folder, tmp_path) -> None:
+    pictures = tmp_path / "mine"
+    for name in ("b.JPG", "sub dir/a.png", "c.jpeg"):
+        write_picture(pictures / name)
+    (pictures / "notes.txt").write_text("no picture")
+    (pictures / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    data = PoseCSV("no such folder", folder=str(pictures), crop=SPEC)
+    data.setup("predict")
+    with pytest.warns(UserWarning, match="1 of 4 pictures of the folder are damaged"):
+        batch = next(iter(data.predict_dataloader()))
+    assert [data.predicted[index].key for index in batch["index"].tolist()] == ["b.JPG", "c.jpeg", "sub dir/a.png"]
+    assert batch["camera"].box.isfinite().all() and data.skipped[0][0] == "broken.jpg"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    data.folder = str(empty)
+    with pytest.raises(DataError, match="holds no pictures"):
+        data.predict_dataloader()
+    assert indices(make(folder, "predict").predict_dataloader()) == list(range(5))  # without a folder: the test part
+
+
+class Recorder(LightningModule):
+    """Notes which draws each epoch sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.seen: dict[int, list] = {}
+
+    def training_step(self, batch):
+        self.seen.setdefault(self.current_epoch, []).append(batch["image"].mean((1, 2, 3)))
+        return self.layer(batch["weight"][:, None]).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def test_resuming_at_an_epochs_end_sees_the_same_pictures(folder, tmp_path) -> None:
+    def fit(epochs: int, checkpoint=None) -> tuple[Trainer, Recorder, PoseCSV]:
+        trainer = Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        model, data = Recorder(), PoseCSV(str(folder), label_seed=0, crop=SPEC, batch_size=4, epoch_images=16)
+        data.setup("fit")
+        if checkpoint is None:
+            accept(data)
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
+        return trainer, model, data
+
+    _, whole, _ = fit(3)
+    trainer, _, _ = fit(2)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    _, resumed, data = fit(3, tmp_path / "two.ckpt")
+    assert data.round == 1 and data.pseudo_labels[0].tolist() == [2, 5, 9]
+    assert list(resumed.seen) == [2]
+    assert torch.cat(resumed.seen[2]).equal(torch.cat(whole.seen[2]))
+    assert not torch.cat(whole.seen[1]).equal(torch.cat(whole.seen[2]))

@@ -1,0 +1,150 @@
+import pytest
+from layouts import degrees, pose_rows
+
+from nvsm_lightning.data import PoseCSV, StanfordCars
+from nvsm_lightning.data.parts import assign_parts
+from nvsm_lightning.errors import DataError
+
+
+def read(folder, **kwargs):
+    return PoseCSV(str(folder), label_seed=0, **kwargs).read(folder)
+
+
+def test_every_column_is_read(write_csv) -> None:
+    row = {"file": "a b.jpg", "azimuth_deg": -30, "elevation_deg": 10, "theta_deg": 3, "distance": 1.2, "focal_px": 400}
+    row |= {
+        "px": 30.5,
+        "py": 20,
+        "x1": 2,
+        "y1": 3,
+        "x2": 60,
+        "y2": 40,
+        "split": "VAL",
+        "group": "g1",
+        "note": "ignored",
+    }
+    folder = write_csv([row, {"file": "pool.jpg"}])
+    first, second = read(folder)
+    assert degrees(first.viewpoint) == pytest.approx((330, 10, 3))
+    assert (first.distance, first.focal_px, first.principal, first.box) == (1.2, 400, (30.5, 20), (2, 3, 60, 40))
+    assert (first.part, first.group, first.key, first.category) == ("val", "g1", "a b.jpg", "car")
+    assert second.viewpoint is None and second.part == "train" and second.box is None and second.distance is None
+
+
+def test_windows_newlines_bom_semicolons_and_the_table_as_root(write_csv) -> None:
+    folder = write_csv(pose_rows(9))
+    table = folder / "labels.csv"
+    text = table.read_text().replace(",", " ; ").replace("azimuth_deg", "Azimuth_Deg")
+    table.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() + b"\r\n ; ; ; \r\n")
+    assert [record.key for record in read(folder)] == [f"{index:03d}.jpg" for index in range(9)]
+    assert len(PoseCSV(str(table)).read(table)) == 9
+
+
+def test_missing_column_is_named_and_the_found_listed(write_csv) -> None:
+    folder = write_csv(pose_rows(3), columns=["file", "azimuth_deg", "theta_deg"])
+    with pytest.raises(
+        DataError, match=r"labels.csv: column elevation_deg is missing; found: file, azimuth_deg, theta_deg"
+    ):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"azimuth_deg": "nan"}, r"labels.csv:3: azimuth_deg is nan"),
+        ({"azimuth_deg": "inf"}, r"labels.csv:3: azimuth_deg is inf"),
+        ({"elevation_deg": "high"}, r"labels.csv:3: elevation_deg is 'high'"),
+        ({"theta_deg": ""}, r"labels.csv:3: theta_deg is empty"),
+        ({"elevation_deg": "100"}, r"labels.csv:3: elevation 100.0 degrees is outside"),
+        ({"distance": "2", "focal_px": "300"}, r"labels.csv:3: px is empty"),
+        ({"focal_px": "300", "px": "1", "py": "1"}, r"labels.csv:3: a camera needs distance"),
+        ({"distance": "-2"}, r"labels.csv:3: distance -2.0 is not positive"),
+        ({"x1": "1", "y1": "2", "x2": "3"}, r"labels.csv:3: y2 is empty"),
+        ({"x1": "30", "y1": "2", "x2": "3", "y2": "9"}, r"labels.csv:3: box .* no area"),
+        ({"split": "holdout"}, r"labels.csv:3: split 'holdout' is not one of train, val, test"),
+        ({"file": "000.jpg"}, r"labels.csv:3: '000.jpg' is already on line 2"),
+        ({"file": "gone.jpg"}, r"labels.csv:3: picture .*gone.jpg does not exist"),
+        (
+            {"azimuth_deg": "", "elevation_deg": "", "theta_deg": "", "split": "test"},
+            r"labels.csv:3: .* only be in the pool",
+        ),
+    ],
+)
+def test_damaged_rows_are_fatal_with_their_line(write_csv, change, message) -> None:
+    rows = pose_rows(3)
+    write_csv(rows)
+    rows[1] |= change
+    folder = write_csv(rows, pictures=False)
+    with pytest.raises(DataError, match=message):
+        read(folder)
+
+
+def test_rows_of_another_length_and_empty_tables(write_csv) -> None:
+    folder = write_csv(pose_rows(3))
+    table = folder / "labels.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, "x.jpg,1,2"]))
+    with pytest.raises(DataError, match=r"labels.csv:5: 3 values for 4 columns"):
+        read(folder)
+    table.write_text(lines[0])
+    with pytest.raises(DataError, match="has a header but no rows"):
+        read(folder)
+    table.unlink()
+    with pytest.raises(DataError, match=r"labels.csv does not exist"):
+        read(folder)
+
+
+def test_radians_are_suspected(write_csv, recwarn) -> None:
+    rows = pose_rows(5)
+    for row in rows:
+        row |= {"azimuth_deg": row["azimuth_deg"] / 57.29578 - 3, "elevation_deg": 0.1, "theta_deg": 0}
+    folder = write_csv(rows)
+    with pytest.warns(UserWarning, match="looks like radians"):
+        assert degrees(read(folder)[4].viewpoint)[0] == pytest.approx(rows[4]["azimuth_deg"], abs=1e-4)
+    recwarn.clear()
+    read(write_csv(pose_rows(5), name="other"))
+    assert not [warning for warning in recwarn if "radians" in str(warning.message)]
+
+
+def test_box_outside_the_picture_is_fatal_at_setup(write_csv) -> None:
+    rows = pose_rows(12, split="train") + pose_rows(2, split="test", start=12)
+    rows[3] |= {"x1": 10, "y1": 10, "x2": 90, "y2": 40}  # pictures are 64 x 48
+    data = PoseCSV(str(write_csv(rows)), label_seed=0)
+    with pytest.raises(DataError, match=r"003.jpg: box .* lies outside the picture .* of 64 x 48"):
+        data.setup("fit")
+
+
+def test_without_split_column_the_pool_decides(write_csv) -> None:
+    with_pool = pose_rows(40) + pose_rows(30, start=40, labelled=False)
+    data = PoseCSV(str(write_csv(with_pool)), label_seed=3)
+    data.setup("fit")
+    assert len(data.labelled) == 7 and len(data.pool) == 30 and len(data.val) + len(data.test) == 33
+    assert data.pool_truth().isnan().all() and min(len(data.val), len(data.test)) > 5
+    all_labelled = PoseCSV(str(write_csv(pose_rows(100), name="two")), label_seed=3)
+    all_labelled.setup("fit")
+    assert len(all_labelled.pool) > 60 and all_labelled.val and all_labelled.test
+    # The part of a picture that is not drawn does not depend on the draw.
+    other = PoseCSV(str(write_csv(pose_rows(100), name="two")), label_seed=4)
+    other.setup("fit")
+    drawn = {record.key for record in (*other.labelled, *all_labelled.labelled)}
+    assert {r.key for r in other.test} - drawn == {r.key for r in all_labelled.test} - drawn
+
+
+def test_assigned_parts_are_kept() -> None:
+    assert assign_parts([]) == []
+
+
+def test_test_root_leaves_out_unlabelled_rows(write_csv) -> None:
+    folder = write_csv(pose_rows(4, split="train") + pose_rows(2, start=4, labelled=False))
+    records = PoseCSV(str(folder)).read(folder, test_only=True)
+    assert [record.part for record in records] == ["test"] * 4
+
+
+def test_the_real_stanford_cars(shared_data) -> None:
+    root = shared_data("stanford_cars")
+    records = StanfordCars(str(root)).read(root)
+    counts = {part: sum(record.part == part for record in records) for part in ("train", "val", "test")}
+    assert counts == {"train": 2600, "val": 300, "test": 500}
+    assert all(record.has_camera and record.group for record in records)
+    first = records[0]
+    assert (first.key, first.distance, first.focal_px, first.principal) == ("00001.jpg", 1.03, 418.31, (129.81, 64.0))

@@ -1,0 +1,69 @@
+import math
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils.data import DistributedSampler
+
+from nvsm_lightning.data.sampling import DrawSampler, draw_weights
+from nvsm_lightning.errors import ConfigError
+
+
+def sampler(**changes) -> DrawSampler:
+    settings = dict(labelled=7, probability=torch.ones(40) / 40, labelled_share=0.25, draws=64, batch_size=8, seed=3)
+    return DrawSampler(**{**settings, **changes})
+
+
+def draws(sampler: DrawSampler, epoch: int = 0) -> list:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_the_stream_depends_only_on_seed_and_epoch() -> None:
+    torch.manual_seed(1)
+    first = draws(sampler(), 5)
+    torch.manual_seed(2)
+    assert draws(sampler(), 5) == first
+    assert draws(sampler(), 6) != first and draws(sampler(seed=4), 5) != first
+    assert len({seed for _, seed in first}) == len(first)  # every draw has an augmentation of its own
+
+
+def test_processes_share_the_batches_of_one() -> None:
+    alone = draws(sampler(batch_size=16), 2)
+    ranks = [draws(sampler(batch_size=8, rank=rank, world=2), 2) for rank in range(2)]
+    assert not set(ranks[0]) & set(ranks[1])
+    for batch in range(4):
+        together = ranks[0][8 * batch : 8 * batch + 8] + ranks[1][8 * batch : 8 * batch + 8]
+        assert sorted(together) == sorted(alone[16 * batch : 16 * batch + 16])
+
+
+def test_lengths_are_whole_batches() -> None:
+    assert len(sampler(draws=63)) == 56 == len(draws(sampler(draws=63)))
+    assert len(sampler(draws=63, world=3)) == 16
+    with pytest.raises(ConfigError, match="epoch_images=15 is less than one batch of 8 on 2"):
+        sampler(draws=15, world=2)
+
+
+def test_labelled_share_and_equal_use() -> None:
+    entries = Counter(entry for entry, _ in draws(sampler(draws=560, labelled_share=0.25)))
+    labelled = [entries[index] for index in range(7)]
+    assert labelled == [20] * 7 and sum(entries.values()) == 560
+    only = Counter(entry for entry, _ in draws(sampler(probability=torch.empty(0), draws=64)))
+    assert set(only) == set(range(7)) and max(only.values()) - min(only.values()) <= 1
+    none = Counter(entry for entry, _ in draws(sampler(labelled_share=0.0)))
+    assert min(none) >= 7
+
+
+def test_probability_by_weight_and_bin() -> None:
+    azimuth = torch.tensor([0.1, 0.2, 0.3, math.pi + 0.1, -0.1])
+    viewpoint = torch.stack((azimuth, torch.zeros(5), torch.zeros(5)), -1)
+    weight = torch.tensor([1.0, 1.0, 2.0, 0.5, 4.0])
+    torch.testing.assert_close(draw_weights(viewpoint, weight, None), weight / 8.5)
+    expected = torch.tensor([1 / 4, 1 / 4, 1 / 2, 1, 1]) / 3
+    torch.testing.assert_close(draw_weights(viewpoint, weight, 12), expected)
+    drawn = Counter(e for e, _ in draws(sampler(labelled=1, probability=expected, labelled_share=0.0, draws=6000)))
+    assert drawn[4] / 6000 == pytest.approx(1 / 3, abs=0.03) and drawn[1] / 6000 == pytest.approx(1 / 12, abs=0.02)
+
+
+def test_lightning_leaves_it_in_place() -> None:
+    assert isinstance(sampler(), DistributedSampler)
