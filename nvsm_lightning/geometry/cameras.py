@@ -71,7 +71,7 @@ def canonical_camera(height: int, width: int, pixels_per_unit: float = 600.0, di
     )
 
 
-def mirror_camera(camera: Camera, width: float) -> Camera:
+def mirror_camera(camera: Camera, width: float | int) -> Camera:
     """The camera of the left-right mirrored picture of ``width`` pixels."""
     principal = torch.stack((width - camera.principal[:, 0], camera.principal[:, 1]), -1)
     x1, y1, x2, y2 = camera.box.unbind(-1)
@@ -93,7 +93,8 @@ def project(
     boxed = camera.box.isfinite().all(-1)
     if boxed.any():
         low, high = plane.amin(1, keepdim=True), plane.amax(1, keepdim=True)
-        corner, size = camera.box[:, None, :2], camera.box[:, None, 2:] - camera.box[:, None, :2]
+        box = torch.where(boxed[:, None], camera.box, 0)  # a NaN in the branch not taken would still reach the gradient
+        corner, size = box[:, None, :2], box[:, None, 2:] - box[:, None, :2]
         fitted = corner + (plane - low) / (high - low).clamp_min(1e-9) * size
         uv = torch.where(boxed[:, None, None], fitted, uv)
     return torch.cat((uv, depth[..., None]), -1)

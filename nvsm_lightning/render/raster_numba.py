@@ -6,6 +6,7 @@ layers neither survive a fork (data loader workers) nor allow two callers at a t
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import no_type_check
 
 import numba
 import numpy as np
@@ -17,6 +18,7 @@ HALF = np.float32(0.5)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
+@no_type_check  # shape checkers must not wrap what numba compiles
 def _rasterize(uvz, faces, inverse, nearest, face_id):
     """Fill ``face_id`` [batch, height, width]; ``nearest`` [height, width] is scratch. All float32 / int32, C order."""
     batch, height, width = face_id.shape

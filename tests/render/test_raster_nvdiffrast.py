@@ -41,7 +41,7 @@ def on_fake(monkeypatch):
         return torch.stack((*(torch.zeros_like(face),) * 3, face + 1), -1).float(), None
 
     fake = ModuleType("nvdiffrast.torch")
-    fake.rasterize, fake.RasterizeCudaContext = fake_rasterize, lambda device: device
+    fake.rasterize, fake.RasterizeCudaContext = fake_rasterize, type("RasterizeCudaContext", (str,), {})
     package = ModuleType("nvdiffrast")
     package.torch = fake
     monkeypatch.setitem(sys.modules, "nvdiffrast", package)
