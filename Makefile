@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TOY ?= data/toy
+TOY ?= data/toy_cars
 RUN ?= runs/demo
 SEED ?= 0
 
@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## the whole way on rendered cars: make the data, learn from 7 labelled pictures, print the table
 	@echo "==> 1/2 the embedded set of rendered cars in $(TOY)"
-	@test -e $(TOY)/.complete && echo "    already there" || { $(BIN)/nvsm prepare toy --root $(TOY) && touch $(TOY)/.complete; }
+	@$(BIN)/nvsm prepare toy --root $(TOY)
 	@echo "==> 2/2 nvsm fit --config configs/car_7shot.yaml --data.root $(TOY) --seed_everything $(SEED) --run_dir $(RUN)"
 	@$(BIN)/nvsm fit --config configs/car_7shot.yaml --data.root $(TOY) --seed_everything $(SEED) --run_dir $(RUN)
 	@echo "==> done: table and pictures in $(RUN) (results.json, tables/, media/)"

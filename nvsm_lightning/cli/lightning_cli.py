@@ -159,7 +159,9 @@ class NVSMCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def before_fit(self) -> None:
-        print(f"run folder: {self.run_folder}", flush=True)
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            print(f"run folder: {self.run_folder}", flush=True)
+            make_embedded_set(self.datamodule)
 
     before_validate = before_test = before_predict = before_fit
 
@@ -177,6 +179,15 @@ class NVSMCLI(LightningCLI):
         if subcommand != "fit" and not arguments.get("ckpt_path"):
             raise ConfigError(f"nvsm {subcommand} needs a trained model: --ckpt_path <run>/checkpoints/last.ckpt")
         return arguments
+
+
+def make_embedded_set(data: LightningDataModule) -> None:
+    """Make the embedded set where a run needs it and its folder is not there yet."""
+    root = Path(getattr(data, "root", "") or ".").expanduser()
+    if getattr(data, "name", "") == "toy_cars" and not root.exists():
+        from nvsm_lightning.toy.dataset import make_toy
+
+        make_toy(root)
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:

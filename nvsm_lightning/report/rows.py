@@ -15,7 +15,7 @@ class PictureRows:
     """One row a picture: index, predicted and true viewpoint, loss; plus the seconds they took.
 
     ``add`` takes the outputs of ``test_step`` or ``predict_step``: ``index`` [B], ``viewpoint`` [B, 3] and optionally
-    ``truth`` [B, 3] (radians, NaN = unknown), ``loss`` [B] and ``seconds`` (of the whole batch).
+    ``truth`` [B, 3] (radians, NaN = unknown), ``loss`` [B] and ``seconds`` ([B], or the sum over the batch).
     """
 
     index: list[Tensor] = field(default_factory=list)
@@ -29,7 +29,7 @@ class PictureRows:
         truth, loss = outputs.get("truth", unknown), outputs.get("loss", unknown[:, 0])
         self.index.append(outputs["index"].detach().cpu())
         self.values.append(torch.cat((viewpoint, truth.cpu().double(), loss.detach().cpu().double()[:, None]), -1))
-        self.seconds += float(outputs.get("seconds", 0.0))
+        self.seconds += float(torch.as_tensor(outputs.get("seconds", 0.0)).sum())
 
     def gathered(self) -> "Rows":
         """All rows of all processes in the order of their index, each picture once (samplers may repeat some)."""

@@ -1,0 +1,120 @@
+"""``nvsm prepare``: make the embedded set; say how another set must lie on disk, and check whether it does."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from nvsm_lightning.cli.main import did_you_mean, fail
+from nvsm_lightning.errors import DataError
+
+# name: (reader, where it is had, layout below --root)
+SETS = {
+    "pascal3d": (
+        "Pascal3D",
+        "https://cvgl.stanford.edu/projects/pascal3d.html (release 1.1)",
+        "Images/car_imagenet/*.JPEG  Annotations/car_imagenet/*.mat  Image_sets/car_imagenet_{train,val}.txt  CAD/",
+    ),
+    "epfl-cars": (
+        "EPFLCars",
+        "https://www.epfl.ch/labs/cvlab/data/data-pose-index/ (GIMS'08 multi-view cars)",
+        "tripod-seq/tripod-seq.txt  tripod-seq/tripod_seq_01_001.jpg ...  times_01.txt ...  bbox_01.txt ...",
+    ),
+    "stanford-cars": (
+        "StanfordCars",
+        "photographs of Stanford Cars with fine-grained poses, written as a pose CSV (see the README for the columns)",
+        "images/*.jpg  labels.csv",
+    ),
+    "csv": ("PoseCSV", "your own pictures", "labels.csv and the pictures it names (columns: see the README)"),
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """``nvsm prepare toy --root DIR [--seed N]`` or ``nvsm prepare NAME [--root DIR --check]``."""
+    words = list(argv[1:])
+    if not words or words[0] in ("-h", "--help"):
+        print(help_text())
+        return 0 if words else 2
+    name = words[0].replace("_", "-")
+    if name == "toy":
+        return prepare_toy(words[1:])
+    if name not in SETS:
+        return fail(f"no data set {words[0]!r}.{did_you_mean(name, ['toy', *SETS])} `nvsm prepare --help` lists them.")
+    return explain(name, words[1:])
+
+
+def help_text() -> str:
+    """What ``nvsm prepare --help`` prints."""
+    rows = "\n".join(f"  {name:<15}{where}" for name, (_, where, _) in SETS.items())
+    return (
+        "usage: nvsm prepare toy --root DIR [--seed N] [--train N] [--test N]\n"
+        "       nvsm prepare NAME [--root DIR --check]\n\n"
+        "toy is made on the spot: cars rendered by this package, in the layout of PASCAL3D+. Nothing is downloaded.\n"
+        "For the others the command says where the data is had and how it must lie; --check reads it and counts.\n\n"
+        f"names:\n  toy            rendered cars, made here\n{rows}"
+    )
+
+
+def prepare_toy(words: Sequence[str]) -> int:
+    """Make the embedded set; does nothing if it is there already."""
+    parser = ArgumentParser(prog="nvsm prepare toy", description="Make the embedded set of rendered cars.")
+    parser.add_argument("--root", type=str, default="data/toy_cars", help="Folder to make.")
+    parser.add_argument("--seed", type=int, default=0, help="Same seed, same pictures.")
+    parser.add_argument("--train", type=int, default=420, help="Pictures for labels, pool and validation.")
+    parser.add_argument("--test", type=int, default=180, help="Pictures of the test part, of other cars.")
+    options = parser.parse_args(list(words))
+    from nvsm_lightning.toy.dataset import make_toy
+
+    root = Path(options.root).expanduser()
+    make_toy(root, seed=options.seed, train=options.train, test=options.test)
+    print(f"{options.train} train and {options.test} test pictures of rendered cars in {root}")
+    return 0
+
+
+def explain(name: str, words: Sequence[str]) -> int:
+    """Print source and layout of a data set; with ``--check`` read it and count its pictures."""
+    reader, where, layout = SETS[name]
+    parser = ArgumentParser(prog=f"nvsm prepare {name}", description=f"{where}. Layout: {layout}")
+    parser.add_argument("--root", type=str, default="", help="Folder of the data set.")
+    parser.add_argument("--category", type=str, default="car", help="Object category.")
+    parser.add_argument("--labels", type=int, default=7, help="Labelled pictures to draw in the check.")
+    parser.add_argument("--check", action="store_true", help="Read it as `nvsm fit` would, and count.")
+    options = parser.parse_args(list(words))
+    if not options.check:
+        print(f"{name}: {where}\nlayout below --root:\n  {layout}\nthen: nvsm prepare {name} --root DIR --check")
+        return 0
+    if not options.root:
+        raise DataError(f"nvsm prepare {name} --check needs the folder: --root DIR")
+    import nvsm_lightning.data
+
+    data = getattr(nvsm_lightning.data, reader)(root=options.root, category=options.category, labels=options.labels)
+    for line in check(data):
+        print(line)
+    return 0
+
+
+def check(data: Any) -> list[str]:
+    """Read a data set as a fit would and count: parts, azimuths in eight sectors, cameras; one picture of each part is decoded.
+
+    Args:
+        data: a ``PoseData`` that has not been set up.
+
+    Raises:
+        DataError: what a fit would meet.
+    """
+    data.setup("fit")
+    lines = [f"{data.name} in {data.root}: readable"]
+    for part in ("labelled", "pool", "val", "test"):
+        records = getattr(data, part)
+        known = [record for record in records if record.viewpoint is not None]
+        cameras = Counter("own camera" if r.has_camera else "box" if r.box else "whole picture" for r in records)
+        sectors = Counter(int(record.viewpoint[0] * 4 / 3.141592653589793 + 0.5) % 8 for record in known)
+        spread = " ".join(str(sectors[sector]) for sector in range(8))
+        kinds = ", ".join(f"{count} {kind}" for kind, count in cameras.items()) or "none"
+        lines.append(f"  {part:<9}{len(records):>6} pictures ({kinds}); azimuth 0 45 ... 315: {spread}")
+    if data.test:
+        shape = tuple(next(iter(data.test_dataloader()))["image"].shape[1:])
+        lines.append(f"  crops of {shape[1]} x {shape[2]} pixels")
+    return lines
