@@ -5,6 +5,7 @@
 ImageNet features usable from the first step on: right for few labels) and ``upsample`` (NeMo's decoder, §2.3 of the NeMo code, for many).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -31,6 +32,8 @@ class BackboneSpec:
         head: project or upsample, see :mod:`nvsm_lightning.features.backbone`.
         dim: channels of the feature map.
         frozen: leading stages that never train, among conv1, layer1, layer2, layer3, layer4.
+        center: subtract the mean feature of the training pictures before the last normalisation. Features after a ReLU share a
+            large common direction that hides what tells cells apart; without it front and back are confused more often.
         train_batch_norm: let batch norm use and update batch statistics. Off by default: with few labels the statistics of a
             batch are worse than ImageNet's, and folded weight files would be destroyed by them.
     """
@@ -40,6 +43,7 @@ class BackboneSpec:
     head: str = "project"
     dim: int = 128
     frozen: list[str] = field(default_factory=lambda: ["conv1", "layer1"])
+    center: bool = True
     train_batch_norm: bool = False
 
 
@@ -153,6 +157,7 @@ class Backbone(nn.Module):
         if spec.head not in heads:
             raise ConfigError(f"Unknown backbone head {spec.head!r}. Choose one of {sorted(heads)}.")
         self.head = heads[spec.head](self.trunk.channels, spec.dim)
+        self.register_buffer("center", torch.zeros(spec.dim, 1, 1))
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         if weights:
@@ -173,11 +178,24 @@ class Backbone(nn.Module):
                     module.eval()
         return self
 
+    def raw(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
+        """Unit feature vectors before centring."""
+        image = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        # Normalised in float32: under bf16 autocast the third decimal of a cosine would drown.
+        return nnf.normalize(self.head(self.trunk(image)).float(), dim=1)
+
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
         """Unit feature vectors, one for each 8 x 8 cell."""
-        image = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        # Normalised in float32: under bf16 autocast the 3 decimals of a cosine would drown.
-        return nnf.normalize(self.head(self.trunk(image)).float(), dim=1)
+        return nnf.normalize(self.raw(image) - self.center, dim=1)
+
+    @torch.no_grad()
+    def calibrate(self, images: Iterable[Float[Tensor, "batch 3 height width"]]) -> None:
+        """Set the centre to the mean feature of some pictures (no label is used); nothing happens where the spec says no centring."""
+        if not self.spec.center:
+            return
+        means = [(len(image), self.raw(image).mean((0, 2, 3))) for image in images]
+        total = sum(count for count, _ in means)
+        self.center.copy_((sum(count * mean for count, mean in means) / total)[:, None, None])
 
 
 def _find_weights(spec: BackboneSpec) -> dict[str, Tensor] | None:

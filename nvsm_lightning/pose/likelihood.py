@@ -9,7 +9,8 @@ from torch import Tensor
 from nvsm_lightning.features.reading import cells, similarity_table
 from nvsm_lightning.geometry.cameras import Camera, project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
-from nvsm_lightning.render.renderer import FeatureRenderer
+from nvsm_lightning.render.fragments import covered
+from nvsm_lightning.render.renderer import FeatureRenderer, rasterize
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class Evidence:
     table: Float[Tensor, "batch hw vertex"]
     clutter: Float[Tensor, "batch hw"]
     camera: Camera
+
+    def usable(self) -> "Evidence":
+        """Itself, or a copy that autograd accepts if it was made under inference_mode."""
+        if not self.table.is_inference():
+            return self
+        camera = Camera(*(tensor.clone() for tensor in self.camera.tensors()))
+        return Evidence(self.table.clone(), self.clutter.clone(), camera)
 
 
 def gather_evidence(
@@ -50,15 +58,17 @@ def object_scores(
     batch, poses = viewpoint.shape[:2]
     camera = evidence.camera.expanded(poses)
     uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint.flatten(0, 1)), camera)
-    fragments = renderer.fragments(uvz)
-    mask = fragments.mask.flatten(1)  # [batch * poses, hw]
-    image, cell = mask.nonzero(as_tuple=True)
-    vertex, weight = fragments.vertex.flatten(1, 2)[image, cell], fragments.weight.flatten(1, 2)[image, cell]
+    face_id = rasterize(uvz.detach(), renderer.faces, renderer.size, renderer.engine)
+    mask = face_id >= 0
+    item, row, column = mask.nonzero(as_tuple=True)
+    vertex, weight = covered(uvz, renderer.faces, face_id, (item, row, column))
+    # Flat look-ups into the table: only covered cells, no channel dimension.
     hw, vertices = evidence.table.shape[1:]
-    row = (torch.div(image, poses, rounding_mode="floor") * hw + cell) * vertices
-    similarity = evidence.table.flatten()[row[:, None] + vertex]
-    scores = torch.zeros(mask.shape, device=mask.device, dtype=weight.dtype)
-    scores = scores.index_put((image, cell), (weight * similarity).sum(-1))
+    cell = row * renderer.size[1] + column
+    line = (torch.div(item, poses, rounding_mode="floor") * hw + cell) * vertices
+    similarity = evidence.table.flatten()[line[:, None] + vertex]
+    scores = torch.zeros(len(uvz), hw, device=uvz.device, dtype=weight.dtype)
+    scores = scores.index_put((item, cell), (weight * similarity).sum(-1))
     return scores.view(batch, poses, hw), mask.view(batch, poses, hw)
 
 

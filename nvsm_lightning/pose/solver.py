@@ -79,25 +79,24 @@ def refine(
     decay: float,
 ) -> tuple[Float[Tensor, "batch mode 3"], Float[Tensor, "batch mode"]]:
     """Adam with NeMo's near-sign betas (.4, .6) on the viewpoints; step size times ``decay`` every third. Best iterate and its loss (A10)."""
-    viewpoint = start.clone()
-    best, best_loss = start.clone(), torch.full(start.shape[:2], torch.inf, device=start.device)
-    offset = torch.zeros_like(start, requires_grad=True)
-    optimizer = torch.optim.Adam([offset], lr=learning_rate, betas=(0.4, 0.6))
-    third = max(1, -(-steps // 3))
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, third, decay)
-    with torch.enable_grad():
+    # Lightning tests under inference_mode, where no gradient can be taken: step out of it, with tensors that may be used outside.
+    with torch.inference_mode(False), torch.enable_grad():
+        evidence, start, free = evidence.usable(), start.clone(), free.clone()
+        best, best_loss = start, torch.full(start.shape[:2], torch.inf, device=start.device)
+        offset = torch.zeros_like(start, requires_grad=True)
+        optimizer = torch.optim.Adam([offset], lr=learning_rate, betas=(0.4, 0.6))
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, max(1, -(-steps // 3)), decay)
         for step in range(steps + 1):
             viewpoint = start + offset * free
             loss = pose_loss(evidence, viewpoint, renderer)
             better = loss.detach() < best_loss
             best = torch.where(better[..., None], viewpoint.detach(), best)
             best_loss = torch.where(better, loss.detach(), best_loss)
-            if step == steps:
-                break
-            optimizer.zero_grad()
-            loss.sum().backward()
-            optimizer.step()
-            schedule.step()
+            if step < steps:
+                optimizer.zero_grad()
+                loss.sum().backward()
+                optimizer.step()
+                schedule.step()
     return best, best_loss
 
 

@@ -69,10 +69,13 @@ def draw_background(
     feature_map: Float[Tensor, "batch dim h w"],
     covered: Bool[Tensor, "batch h w"],
     count: int,
-    generator: torch.Generator | None = None,
+    order: Float[Tensor, "batch h w"],
 ) -> Float[Tensor, "noise dim"]:
-    """``count`` cells a picture, drawn without replacement outside the rendered mesh grown by one cell (A8); any cell if none is outside."""
+    """``count`` cells a picture, drawn without replacement outside the rendered mesh grown by one cell (A8); any cell if none is outside.
+
+    ``order`` holds uniform random numbers: the cells with the smallest are drawn.
+    """
     grown = nnf.max_pool2d(covered.float()[:, None], 3, 1, 1)[:, 0].flatten(1)
-    # Random order with covered cells last: they are drawn only where the background does not suffice.
-    order = (torch.rand(grown.shape, generator=generator).to(grown) + 2 * grown).argsort(1)[:, :count]
-    return cells(feature_map).gather(1, order[..., None].expand(-1, -1, feature_map.shape[1])).flatten(0, 1)
+    # Covered cells come last: they are drawn only where the background does not suffice.
+    chosen = (order.flatten(1) + 2 * grown).argsort(1)[:, :count]
+    return cells(feature_map).gather(1, chosen[..., None].expand(-1, -1, feature_map.shape[1])).flatten(0, 1)

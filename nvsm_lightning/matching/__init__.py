@@ -1,0 +1,1 @@
+"""The E-step of NVSM: synthesis at shifted poses, similarity, selection, pseudo labels."""

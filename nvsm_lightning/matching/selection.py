@@ -1,0 +1,89 @@
+"""Which matches become pseudo labels: rings, gates and quotas (§4.4-4.5)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.geometry.viewpoints import viewpoint_error
+from nvsm_lightning.matching.pseudo import PseudoLabels
+
+TURN_BINS = 12
+
+
+@dataclass
+class SelectionSettings:
+    """The gates of the E-step. Our choices where the seed gives no numbers (A15, A16).
+
+    Attributes:
+        ring_deg: a pose is open in round t when it lies within ``ring_deg * (t + 1)`` of a labelled pose: the pose samples grow outwards.
+        first_share: share of the pool kept in the first round, those with the largest margin.
+        last_share: share kept in the last round; linear in between.
+        bin_floor: each of 12 azimuth bins keeps at least ``bin_floor`` times the round's share of its own pictures, so that the easy views do
+            not crowd out the others.
+        min_score: lowest score S of a match.
+        rival_deg: the rival of the margin is the best pose at least this far away.
+    """
+
+    ring_deg: float = 45.0
+    first_share: float = 0.35
+    last_share: float = 0.8
+    bin_floor: float = 0.5
+    min_score: float = 0.0
+    rival_deg: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first_share <= 1 or not 0 < self.last_share <= 1 or not 0 <= self.bin_floor <= 1:
+            raise ConfigError(f"Selection needs shares in (0, 1] and bin_floor in [0, 1]; got {self}.")
+
+    def share(self, round: int, rounds: int) -> float:
+        """Share of the pool kept in ``round`` of ``rounds``."""
+        step = round / max(1, rounds - 1)
+        return self.first_share + (self.last_share - self.first_share) * step
+
+
+def nearest_anchor(
+    viewpoint: Float[Tensor, "label 3"], anchors: Float[Tensor, "anchor 3"]
+) -> tuple[Int[Tensor, " label"], Float[Tensor, " label"]]:
+    """For each pose the nearest labelled pose: its position and its distance in radians."""
+    distance, anchor = viewpoint_error(viewpoint[:, None], anchors[None]).min(1)
+    return anchor, distance
+
+
+def select(
+    round: int,
+    rounds: int,
+    viewpoint: Float[Tensor, "pool 3"],
+    score: Float[Tensor, " pool"],
+    margin: Float[Tensor, " pool"],
+    anchors: Float[Tensor, "anchor 3"],
+    settings: SelectionSettings,
+) -> PseudoLabels:
+    """Pseudo labels of a round from each picture's best pose, its score and its margin (NaN rows: pictures skipped).
+
+    One picture has one label: the pose with the largest score (the conflict rule of §4.5) is what the rows already hold. A picture
+    whose best pose is not open yet waits for a later round. Ties in the margin go to the lower index, so that the choice is
+    the same on every process.
+    """
+    anchor, distance = nearest_anchor(viewpoint.nan_to_num(), anchors)
+    ring = torch.deg2rad(torch.tensor(settings.ring_deg * (round + 1)))
+    eligible = score.isfinite() & (score >= settings.min_score) & (distance <= ring)
+    share = settings.share(round, rounds)
+    rank = torch.where(eligible, margin, -torch.inf)
+    keep = _best(rank, torch.ones_like(eligible), share)
+    bins = (viewpoint[:, 0].nan_to_num() % (2 * torch.pi) / (2 * torch.pi) * TURN_BINS).long().clamp_max(TURN_BINS - 1)
+    for turn in range(TURN_BINS):
+        keep |= _best(rank, bins == turn, share * settings.bin_floor)
+    index = (keep & eligible).nonzero()[:, 0]
+    return PseudoLabels(round, index, viewpoint[index], score[index], margin[index], anchor[index])
+
+
+def _best(rank: Float[Tensor, " pool"], members: Bool[Tensor, " pool"], share: float) -> Bool[Tensor, " pool"]:
+    """The ``share`` of ``members`` with the highest rank, as a mask."""
+    position = members.nonzero()[:, 0]
+    order = rank[position].argsort(descending=True, stable=True)
+    mask = torch.zeros_like(members)
+    mask[position[order[: int(share * len(position))]]] = True
+    return mask

@@ -1,0 +1,49 @@
+"""Neural view synthesis: the feature map of a labelled picture at another pose (NVSM, "Neural View Synthesis"; §4.2)."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nvsm_lightning.features.reading import read_vertices
+from nvsm_lightning.geometry.cameras import Camera, project
+from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
+from nvsm_lightning.render.renderer import FeatureRenderer
+
+
+def vertex_features(
+    feature_map: Float[Tensor, "batch dim h w"],
+    viewpoint: Float[Tensor, "batch 3"],
+    camera: Camera,
+    renderer: FeatureRenderer,
+    nearest: bool = False,
+) -> tuple[Float[Tensor, "batch vertex dim"], Bool[Tensor, "batch vertex"]]:
+    """``sigma_r = V_r F(P_theta x_r)``: features of every vertex at a known pose, zero where it is hidden, and the visibility V_r.
+
+    ``camera`` in map pixels.
+    """
+    with torch.no_grad():
+        uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint), camera)
+        visible = renderer.visible(uvz)
+    read = read_vertices(feature_map, uvz[..., :2], nearest)
+    return read * visible[..., None].to(read), visible
+
+
+def synthesise(
+    vertex: Float[Tensor, "batch vertex dim"] | Float[Tensor, "vertex dim"],
+    viewpoint: Float[Tensor, "batch 3"],
+    camera: Camera,
+    renderer: FeatureRenderer,
+) -> Float[Tensor, "batch dim h w"]:
+    """``F_theta' = Raster(Gamma, sigma, theta')``: vertex features rendered at a new pose; zero outside the mesh."""
+    rendered, _ = renderer.render(vertex, project(renderer.vertices, rotation_from_viewpoint(viewpoint), camera))
+    return rendered
+
+
+def map_similarity(
+    synthesised: Float[Tensor, "batch dim h w"], observed: Float[Tensor, "batch dim h w"]
+) -> Float[Tensor, " batch"]:
+    """``S(F_theta', F_m) = 1/(HW) sum_hw [1 - d(F_theta', F_m)]`` with ``d = 1 - cosine`` (A13), i.e. a mean inner product.
+
+    The E-step computes the same number from the similarity table (:func:`nvsm_lightning.pose.likelihood.object_scores`).
+    """
+    return (synthesised * observed).sum(1).mean((1, 2))

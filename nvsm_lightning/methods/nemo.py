@@ -1,0 +1,93 @@
+"""NeMo: neural mesh model trained on labelled pictures only (seed: NeMo, ICLR 2021; §2)."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nvsm_lightning.features.backbone import BackboneSpec
+from nvsm_lightning.methods.base import PoseMethod
+from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMesh
+from nvsm_lightning.pose.solver import SolverSettings
+from nvsm_lightning.pose.space import PoseSpace
+from nvsm_lightning.training.contrast import ContrastSettings
+
+
+class NeMo(PoseMethod):
+    """Contrastive training of a backbone and a vertex bank on labelled pictures; pose by feature-level render-and-compare.
+
+    Args:
+        category: object category; follows --data.category.
+        backbone: the network that reads pictures.
+        mesh: the mesh that stands for the category.
+        bank: vertex and clutter bank.
+        contrast: constants of the contrastive loss.
+        space: poses that are searched.
+        solver: how a pose is found.
+        learning_rate: of Adam, for the pretrained trunk.
+        head_learning_rate: of Adam, for the head, which starts from nothing.
+        weight_decay: of Adam.
+        milestones: epochs after which both learning rates are multiplied by 0.2.
+        mirror_average: at test time also solve the mirrored picture and keep the pose with the lower loss (symmetric categories).
+        engine: renderer engine: auto, torch, numba or nvdiffrast.
+    """
+
+    def __init__(
+        self,
+        category: str = "car",
+        backbone: BackboneSpec = BackboneSpec(),  # noqa: B008
+        mesh: MeshSpec = MeshSpec(),  # noqa: B008
+        bank: BankSettings = BankSettings(),  # noqa: B008
+        contrast: ContrastSettings = ContrastSettings(),  # noqa: B008
+        space: PoseSpace = PoseSpace(),  # noqa: B008
+        solver: SolverSettings = SolverSettings(),  # noqa: B008
+        learning_rate: float = 1e-4,
+        head_learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        milestones: list[int] = [],  # noqa: B006
+        mirror_average: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.learning_rate, self.head_learning_rate, self.weight_decay = learning_rate, head_learning_rate, weight_decay
+        self.milestones, self.mirror_average = list(milestones), mirror_average
+        self.model = NeuralMesh(category, backbone, mesh, bank, contrast, space, solver, engine)
+        self.mesh = self.model.mesh
+
+    def configure_optimizers(self) -> Any:
+        """Adam with one learning rate for the trunk and one for the head; steps down at the milestones."""
+        trunk = [p for p in self.model.backbone.trunk.parameters() if p.requires_grad]
+        head = list(self.model.backbone.head.parameters())
+        groups = [{"params": trunk, "lr": self.learning_rate}, {"params": head, "lr": self.head_learning_rate}]
+        optimizer = torch.optim.Adam([group for group in groups if group["params"]], weight_decay=self.weight_decay)
+        return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, self.milestones, 0.2)]
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
+        """The feature map."""
+        return self.model.features(image)
+
+    def estimate(self, batch: dict[str, Any]) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, " batch"]]:
+        """Poses and losses by render-and-compare."""
+        estimate = self.model.estimate(batch["image"], batch["camera"])
+        if self.mirror_average:
+            estimate = self.model.mirror_estimate(batch["image"], batch["camera"], estimate)
+        return estimate.viewpoint, estimate.loss
+
+    def start_training(self, data: Any) -> None:
+        """Before the first epoch: centre the features on the training pictures (no label used) and fill the bank from the labelled ones."""
+        images = (self.transfer_batch_to_device(batch, self.device, 0)["image"] for batch in data.anchor_dataloader())
+        self.model.backbone.calibrate(images)
+        self.fill_bank(data.anchor_dataloader())
+
+    def fill_bank(self, loader: Any) -> None:
+        """Set the bank to the mean features of all pictures of a loader."""
+        self.model.accumulate(self.transfer_batch_to_device(batch, self.device, 0) for batch in loader)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Contrastive loss; the background draw depends on the step alone, so that a resumed fit repeats it."""
+        losses = self.model.loss(batch, self.global_step, self.global_rank, self.trainer.world_size)
+        self.log("train/loss", losses["loss"], prog_bar=True, on_step=True, on_epoch=False)
+        self.log_dict({f"train/{name}": losses[name] for name in ("main", "background")}, on_step=False, on_epoch=True)
+        return losses["loss"]

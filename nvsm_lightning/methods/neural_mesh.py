@@ -1,0 +1,178 @@
+"""The neural mesh model: a mesh with a mean feature at every vertex, a clutter bank and a backbone (NeMo). Plain PyTorch.
+
+:class:`NeuralMesh` holds everything that NeMo and NVSM share and knows nothing of Lightning: its loss on labelled pictures, its bank
+and its pose estimate.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.features.backbone import STRIDE, Backbone, BackboneSpec
+from nvsm_lightning.features.bank import FeatureBank
+from nvsm_lightning.geometry.cameras import Camera, mirror_camera, project
+from nvsm_lightning.geometry.meshes import Mesh, category_cuboid, read_mesh
+from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, rotation_from_viewpoint
+from nvsm_lightning.matching.synthesis import vertex_features
+from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, occlusion_map
+from nvsm_lightning.pose.solver import PoseEstimate, SolverSettings, solve
+from nvsm_lightning.pose.space import PoseSpace
+from nvsm_lightning.render.renderer import FeatureRenderer
+from nvsm_lightning.training.contrast import (
+    ContrastSettings,
+    background_loss,
+    contrastive_loss,
+    draw_background,
+    near_vertices,
+)
+
+
+@dataclass
+class MeshSpec:
+    """Which mesh stands for the category.
+
+    Attributes:
+        file: OFF or OBJ file in CAD units; empty = the category's cuboid.
+        vertices: about how many vertices the cuboid has.
+    """
+
+    file: str = ""
+    vertices: int = 1000
+
+
+@dataclass
+class BankSettings:
+    """The vertex and clutter bank, with NeMo's values (§2.6).
+
+    Attributes:
+        momentum: weight of the old mean in an update.
+        clutter_size: background features kept.
+        legacy_update: divide by the batch size instead of the visible count, as NeMo's code does.
+        legacy_nearest: read the cell a vertex falls into instead of interpolating.
+    """
+
+    momentum: float = 0.9
+    clutter_size: int = 2560
+    legacy_update: bool = False
+    legacy_nearest: bool = False
+
+
+class NeuralMesh(nn.Module):
+    """Backbone, mesh and feature bank of one category; see the module docstring."""
+
+    def __init__(
+        self, category: str, backbone: BackboneSpec, mesh: MeshSpec, bank: BankSettings, contrast: ContrastSettings,
+        space: PoseSpace, solver: SolverSettings, engine: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.mesh: Mesh = read_mesh(Path(mesh.file)) if mesh.file else category_cuboid(category, mesh.vertices)
+        self.backbone = Backbone(backbone)
+        self.bank_settings, self.contrast, self.space, self.solver = bank, contrast, space, solver
+        self.bank = FeatureBank(
+            len(self.mesh.vertices), backbone.dim, bank.clutter_size, bank.momentum, bank.legacy_update
+        )
+        self.register_buffer("near", near_vertices(self.mesh.vertices, contrast.near_distance), persistent=False)
+        self.engine = engine
+        self._renderers: dict[tuple[Any, ...], FeatureRenderer] = {}
+
+    def renderer(self, feature_map: Float[Tensor, "batch dim h w"]) -> FeatureRenderer:
+        """The renderer for maps of this size, on this device."""
+        key = (*feature_map.shape[-2:], feature_map.device)
+        if key not in self._renderers:
+            mesh = Mesh(self.mesh.vertices.to(feature_map.device), self.mesh.faces.to(feature_map.device))
+            self._renderers[key] = FeatureRenderer(mesh, tuple(feature_map.shape[-2:]), self.engine)
+        return self._renderers[key]
+
+    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
+        """The feature map F of unit vectors at stride 8."""
+        if image.shape[-1] % STRIDE or image.shape[-2] % STRIDE:
+            raise ConfigError(f"Crops must have sides divisible by {STRIDE}; got {tuple(image.shape[-2:])}. Change data.crop.")
+        return self.backbone(image)
+
+    def loss(self, batch: dict[str, Any], step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+        """Contrastive loss of a labelled batch (§2.5) and, as a side effect, one bank update after the logits (§2.6).
+
+        The background cells are drawn by ``step`` and by the place of each picture in the batch of all processes together, so that a step
+        can be repeated and one process draws what several draw.
+        """
+        feature_map = self.features(batch["image"])
+        camera, renderer = batch["camera"].scaled(1 / STRIDE), self.renderer(feature_map)
+        vertex, visible = vertex_features(
+            feature_map, batch["viewpoint"], camera, renderer, self.bank_settings.legacy_nearest
+        )
+        noise = self._background(feature_map, batch["viewpoint"], camera, self.contrast.noise_per_image, step, rank, world)
+        # Copies: the update below writes into the buffers that the backward pass still needs.
+        means, clutter = self.bank.vertex.clone(), self.bank.clutter[: max(1, int(self.bank.clutter_filled))].clone()
+        main = contrastive_loss(vertex, visible, batch["weight"], means, clutter, self.near, self.contrast)
+        background = background_loss(noise, means)
+        self.bank.update(vertex.detach(), visible, noise.detach())
+        total = main + self.contrast.background_weight * background
+        return {"loss": total, "main": main.detach(), "background": background.detach()}
+
+    def _background(
+        self, feature_map: Tensor, viewpoint: Tensor, camera: Camera, count: int, step: int, rank: int, world: int
+    ) -> Float[Tensor, "noise dim"]:
+        renderer = self.renderer(feature_map)
+        with torch.no_grad():
+            uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint), camera)
+            covered = renderer.fragments(uvz).mask
+        order = torch.rand(
+            world * len(covered), *covered.shape[1:], generator=torch.Generator().manual_seed(step)
+        )[rank::world]  # the data's sampler deals the pictures of a step out in the same way
+        return draw_background(feature_map, covered, count, order.to(feature_map.device))
+
+    @torch.no_grad()
+    def accumulate(self, batches: Iterable[dict[str, Any]]) -> None:
+        """Set the vertex bank to the mean features over a whole pass, and fill the clutter ring from it (``accumulate_memory``, §3)."""
+        total = torch.zeros_like(self.bank.vertex)
+        count = torch.zeros(len(total), device=total.device)
+        for number, batch in enumerate(batches):
+            feature_map = self.features(batch["image"])
+            camera, renderer = batch["camera"].scaled(1 / STRIDE), self.renderer(feature_map)
+            vertex, visible = vertex_features(feature_map, batch["viewpoint"], camera, renderer)
+            weight = visible.to(vertex) * batch["weight"][:, None]
+            total += torch.einsum("bvd,bv->vd", vertex, weight)
+            count += weight.sum(0)
+            cells_each = 4 * self.contrast.noise_per_image
+            self.bank.push_clutter(self._background(feature_map, batch["viewpoint"], camera, cells_each, number, 0, 1))
+        self.bank.set_vertices(total, count)
+
+    def evidence_of(
+        self, feature_map: Float[Tensor, "batch dim h w"], camera: Camera
+    ) -> tuple[Evidence, FeatureRenderer]:
+        """Similarity table and clutter scores of feature maps against the bank; ``camera`` in crop pixels."""
+        tables = gather_evidence(feature_map, self.bank.vertex, self.bank.clutter_mean, camera.scaled(1 / STRIDE))
+        return tables, self.renderer(feature_map)
+
+    @torch.no_grad()
+    def estimate(self, image: Float[Tensor, "batch 3 height width"], camera: Camera) -> PoseEstimate:
+        """Pose of each picture by render-and-compare (§2.8); ``camera`` in crop pixels."""
+        evidence, renderer = self.evidence_of(self.features(image), camera)
+        return solve(evidence, self.space, renderer, self.solver)
+
+    @torch.no_grad()
+    def occlusion(
+        self, image: Float[Tensor, "batch 3 height width"], camera: Camera, viewpoint: Float[Tensor, "batch 3"]
+    ) -> Float[Tensor, "batch h w"]:
+        """Occlusion map at a pose, see :func:`nvsm_lightning.pose.likelihood.occlusion_map`."""
+        evidence, renderer = self.evidence_of(self.features(image), camera)
+        return occlusion_map(evidence, viewpoint, renderer)
+
+    @torch.no_grad()
+    def mirror_estimate(
+        self, image: Float[Tensor, "batch 3 height width"], camera: Camera, estimate: PoseEstimate
+    ) -> PoseEstimate:
+        """The better, by loss, of ``estimate`` and the pose of the mirrored picture mirrored back (§1.5): symmetric categories only."""
+        mirrored = self.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]))
+        better = mirrored.loss < estimate.loss
+        return PoseEstimate(
+            torch.where(better[:, None], mirror_viewpoint(mirrored.viewpoint), estimate.viewpoint),
+            torch.minimum(mirrored.loss, estimate.loss),
+            torch.where(better[:, None], mirror_viewpoint(mirrored.start), estimate.start),
+        )

@@ -1,0 +1,105 @@
+"""NVSM: NeMo's model trained by EM on few labelled pictures and an unlabelled pool (seed: NVSM, NeurIPS 2021; §4)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from nvsm_lightning.errors import DataError
+from nvsm_lightning.features.backbone import STRIDE
+from nvsm_lightning.geometry.viewpoints import viewpoint_error
+from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, bank_losses, match_pictures
+from nvsm_lightning.matching.pseudo import PseudoLabels
+from nvsm_lightning.matching.selection import SelectionSettings, select
+from nvsm_lightning.matching.synthesis import vertex_features
+from nvsm_lightning.methods.nemo import NeMo
+
+
+class NVSM(NeMo):
+    """Neural view synthesis and matching. With no rounds (``--trainer.em.rounds 0``) it is NeMo.
+
+    Args:
+        match: how pool pictures are matched with synthesised features (E-step).
+        selection: which matches become pseudo labels.
+        kwargs: as NeMo.
+    """
+
+    match_columns = 5
+
+    def __init__(
+        self,
+        match: MatchSettings = MatchSettings(),  # noqa: B008
+        selection: SelectionSettings = SelectionSettings(),  # noqa: B008
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.save_hyperparameters()
+        self.match_settings, self.selection = match, selection
+        self.anchors: Anchors | None = None
+
+    def start_matching(self, round: int, data: Any) -> None:
+        """Features of the labelled pictures at their own poses, from the current backbone."""
+        vertex, visible, viewpoint = [], [], []
+        for batch in data.anchor_dataloader():
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            feature_map = self.model.features(batch["image"])
+            camera = batch["camera"].scaled(1 / STRIDE)
+            sigma, seen = vertex_features(feature_map, batch["viewpoint"], camera, self.model.renderer(feature_map))
+            vertex.append(sigma)
+            visible.append(seen)
+            viewpoint.append(batch["viewpoint"])
+        self.anchors = Anchors(torch.cat(vertex), torch.cat(visible), torch.cat(viewpoint))
+
+    def match(self, batch: dict[str, Any]) -> Float[Tensor, "batch 5"]:
+        """Best pose, score and margin of unlabelled pictures (E-step)."""
+        model = self.model
+        feature_map = model.features(batch["image"])
+        evidence, renderer = model.evidence_of(feature_map, batch["camera"])
+        if self.match_settings.source == "anchors":
+            ring = torch.deg2rad(torch.tensor(self.match_settings.anchor_ring_deg)).item()
+            grid = model.space.grid().to(feature_map)
+            losses = anchor_losses(
+                feature_map, model.bank.clutter_mean, evidence.camera, self.anchors, grid, ring, renderer
+            )
+        else:
+            losses = bank_losses(evidence, model.space, renderer)
+        rival = torch.deg2rad(torch.tensor(self.selection.rival_deg)).item()
+        return match_pictures(evidence, losses, model.space, renderer, self.match_settings.steps, rival)
+
+    def finish_matching(self, round: int, rows: Float[Tensor, "pool 5"], data: Any) -> None:
+        """Choose the pseudo labels, hand them to the data, write them down, and set the bank from labelled and pseudo-labelled pictures."""
+        rows = rows.cpu()
+        labels = select(
+            round, self.trainer.em.rounds, rows[:, :3], rows[:, 3], rows[:, 4], self.anchors.viewpoint.cpu(), self.selection
+        )
+        if len(labels) == 0:
+            raise DataError(
+                f"Round {round + 1}: no picture of the pool of {len(rows)} passed the gates of the E-step. "
+                "Widen model.selection (ring_deg, min_score) or give more pool pictures."
+            )
+        data.accept(round, labels.index, labels.viewpoint, torch.ones(len(labels)))
+        self._report(labels, rows[:, :3], data)
+        self.fill_bank(data.labelled_and_pseudo_dataloader())
+
+    def _report(self, labels: PseudoLabels, viewpoint: Float[Tensor, "pool 3"], data: Any) -> None:
+        """CSV, log entries and one line; the hidden truth of the pool serves here and nowhere else."""
+        error = torch.rad2deg(viewpoint_error(viewpoint.nan_to_num(), data.pool_truth().float()))
+        kept = error[labels.index]
+        numbers = {"em/round": labels.round, "em/kept": len(labels) / max(1, len(viewpoint))}
+        text = f"round {labels.round + 1}: {len(labels)} of {len(viewpoint)} pool pictures pseudo-labelled"
+        known = kept.isfinite()
+        if known.any():
+            for degrees in (10, 30):
+                numbers[f"em/precision_{degrees}"] = float((kept[known] < degrees).float().mean())
+                numbers[f"em/pool_acc_{degrees}"] = float((error[error.isfinite()] < degrees).float().mean())
+            text += f"; within 30 degrees of the hidden truth: {100 * numbers['em/precision_30']:.1f} %"
+            text += f" (whole pool {100 * numbers['em/pool_acc_30']:.1f} %)"
+        rank_zero_info(text)
+        if self.trainer.is_global_zero:
+            path = Path(self.trainer.default_root_dir) / "tables" / f"matches_round_{labels.round:02d}.csv"
+            labels.write_csv(path, [record.key for record in data.pool], kept)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(numbers, step=self.global_step)

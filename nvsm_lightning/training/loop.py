@@ -1,0 +1,86 @@
+"""The EM loop: Lightning's fit loop with an E-step before the epochs that the schedule names.
+
+Only :meth:`EMLoop.setup_data` is overridden. Lightning calls it before the first epoch and before every further one, ahead of the sampler's
+``set_epoch``; the labels that an E-step accepts are therefore the labels that the next epoch trains on. Pseudo labels live in the
+datamodule's state, so a resumed fit has them back before anything else runs.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from torch import Tensor
+
+from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.training.progress import matching
+from nvsm_lightning.training.schedule import EMSchedule
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """What the E-step asks of a method."""
+
+    match_columns: int
+
+    def start_matching(self, round: int, data: Any) -> None:
+        """Prepare round ``round`` (make the features to be matched)."""
+
+    def match(self, batch: dict[str, Any]) -> Tensor:
+        """Rows ``[batch, match_columns]`` for unlabelled pictures."""
+
+    def finish_matching(self, round: int, rows: Tensor, data: Any) -> None:
+        """Take the rows of the whole pool (NaN: picture skipped), choose pseudo labels, hand them to ``data.accept``."""
+
+
+class EMLoop(_FitLoop):
+    """Fit loop alternating E-steps over the unlabelled pool with M-step epochs."""
+
+    def __init__(self, loop: _FitLoop, em: EMSchedule) -> None:
+        super().__init__(loop.trainer, loop.min_epochs, loop.max_epochs)
+        self.epoch_loop = loop.epoch_loop
+        self.em = em
+        self._prepared_epoch = -1
+
+    def setup_data(self) -> None:
+        """Run what is due before this epoch, then let Lightning build the loader."""
+        epoch = self.trainer.current_epoch
+        if epoch != self._prepared_epoch and not self.done:
+            self._prepared_epoch = epoch
+            method, data = self.trainer.lightning_module, self.trainer.datamodule
+            if epoch == 0 and hasattr(method, "start_training"):
+                self._evaluating(lambda: method.start_training(data))
+            number = self.em.round_at(epoch)
+            if number is not None:
+                self._evaluating(lambda: self.e_step(number))
+                self._combined_loader = None  # the training set has changed: build a new loader
+        super().setup_data()
+
+    def e_step(self, number: int) -> None:
+        """Match this process's share of the pool, merge the shares, accept the pseudo labels (the same on every process)."""
+        trainer, method, data = self.trainer, self.trainer.lightning_module, self.trainer.datamodule
+        if not isinstance(method, Matcher):
+            raise ConfigError(
+                f"{type(method).__name__} has no E-step, but trainer.em.rounds is {self.em.rounds}. "
+                "Use the method NVSM, or set --trainer.em.rounds 0."
+            )
+        method.start_matching(number, data)
+        loader = data.pool_dataloader(trainer.global_rank, trainer.world_size)
+        # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled rows.
+        table = torch.zeros(len(data.pool), method.match_columns + 1, device=method.device)
+        for batch in matching(trainer, loader, f"E-step {number + 1} of {self.em.rounds}"):
+            batch = method.transfer_batch_to_device(batch, method.device, 0)
+            rows = method.match(batch)
+            table[batch["index"]] = torch.cat((rows, torch.ones_like(rows[:, :1])), 1).to(table)
+        table = trainer.strategy.reduce(table, reduce_op="sum")
+        rows = torch.where(table[:, -1:] > 0, table[:, :-1], torch.nan)
+        method.finish_matching(number, rows, data)
+
+    def _evaluating(self, action: Any) -> None:
+        """Run without gradients, in evaluation mode and in the trainer's precision; the module itself, not its DDP wrapper."""
+        method = self.trainer.lightning_module
+        was_training = method.training
+        method.eval()
+        # no_grad, not inference_mode: what is computed here later meets autograd.
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            action()
+        method.train(was_training)

@@ -1,0 +1,35 @@
+"""When the E-steps of NVSM happen."""
+
+from dataclasses import dataclass
+
+from nvsm_lightning.errors import ConfigError
+
+
+@dataclass
+class EMSchedule:
+    """E-steps between epochs: round r happens before epoch ``warmup_epochs + r * epochs_per_round``.
+
+    Attributes:
+        rounds: number of E-steps; 0 = train on the labels alone.
+        epochs_per_round: epochs of the M-step after each E-step (after the last one, training goes on to trainer.max_epochs).
+        warmup_epochs: epochs on the labels alone before the first E-step. 0 = the first E-step uses the untrained (pretrained)
+            features: better with few labels, as training on 7 pictures first locks in their front/back confusions.
+    """
+
+    rounds: int = 0
+    epochs_per_round: int = 3
+    warmup_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or self.epochs_per_round < 1 or self.warmup_epochs < 0:
+            raise ConfigError(f"trainer.em needs rounds >= 0, epochs_per_round >= 1 and warmup_epochs >= 0; got {self}.")
+
+    def round_at(self, epoch: int) -> int | None:
+        """The round whose E-step comes just before ``epoch``, or None."""
+        number, rest = divmod(epoch - self.warmup_epochs, self.epochs_per_round)
+        return number if rest == 0 and 0 <= number < self.rounds else None
+
+    @property
+    def last_start(self) -> int:
+        """Epoch that follows the last E-step; -1 without rounds."""
+        return self.warmup_epochs + (self.rounds - 1) * self.epochs_per_round if self.rounds else -1

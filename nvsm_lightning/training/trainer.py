@@ -1,0 +1,29 @@
+"""Lightning's Trainer with the EM loop."""
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.training.loop import EMLoop
+from nvsm_lightning.training.schedule import EMSchedule
+
+
+class EMTrainer(Trainer):
+    """A Trainer whose fit alternates E-steps and M-steps.
+
+    Args:
+        em: when E-steps happen.
+        args: as Trainer.
+        kwargs: as Trainer.
+    """
+
+    def __init__(self, *args: Any, em: EMSchedule = EMSchedule(), **kwargs: Any) -> None:  # noqa: B008
+        super().__init__(*args, **kwargs)
+        if em.rounds and self.max_epochs not in (None, -1) and self.max_epochs <= em.last_start and not self.fast_dev_run:
+            raise ConfigError(
+                f"trainer.max_epochs={self.max_epochs} ends before the last of {em.rounds} E-steps, which comes before epoch "
+                f"{em.last_start}; raise max_epochs or lower trainer.em.rounds."
+            )
+        self.em = em
+        self.fit_loop = EMLoop(self.fit_loop, em)
