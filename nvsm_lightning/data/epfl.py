@@ -29,6 +29,7 @@ class EPFLCars(PoseData):
     """
 
     name = "epfl_cars"
+    azimuth_only = True  # elevation and theta are assumptions of this reader: reports compare azimuths alone
 
     def __init__(
         self,
