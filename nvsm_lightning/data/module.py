@@ -20,7 +20,7 @@ from nvsm_lightning.data.labels import draw_labels, read_label_list, write_label
 from nvsm_lightning.data.parts import assign_parts, check_boxes, check_disjoint, checksum, existing, limit_pool
 from nvsm_lightning.data.record import Record, viewpoints
 from nvsm_lightning.data.sampling import DrawSampler, draw_weights
-from nvsm_lightning.errors import DataError
+from nvsm_lightning.errors import ConfigError, DataError
 
 AZIMUTH_BINS = 12
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -78,6 +78,11 @@ class PoseData(LightningDataModule):
         keep_crops: bool = True,
     ) -> None:
         super().__init__()
+        if labels < 1 or batch_size < 1 or not 0 <= labelled_share <= 1:
+            raise ConfigError(
+                f"--data: labels and batch_size must be at least 1 and labelled_share in 0..1; got {labels}, "
+                f"{batch_size} and {labelled_share}."
+            )
         self.root, self.test_root, self.folder = root, test_root, folder
         self.category, self.labels, self.label_list, self.label_seed = category, labels, label_list, label_seed
         self.crop, self.mirror, self.augment = crop, mirror, augment
@@ -260,6 +265,7 @@ class PoseData(LightningDataModule):
         """The pictures of ``folder`` (readable ones; the rest is listed in ``skipped``), or the test part without a
         folder."""
         if self.folder is None:
+            self.predicted = self.test
             return self.test_dataloader()
         folder = existing(self.folder, "--data.folder")
         self.predicted = [

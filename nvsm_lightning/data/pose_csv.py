@@ -33,6 +33,7 @@ class PoseCSV(PoseData):
       labelled rows that were not drawn, half become val and half test if there are unlabelled rows for the pool,
       otherwise 80 % pool, 10 % val, 10 % test (by a hash of the file name: the same whatever the label seed).
     - optional ``group``: car or sequence id.
+    - optional ``category``: rows of other categories than ``--data.category`` are left out.
 
     Args:
         root: folder that holds the table, or the table itself.
@@ -57,6 +58,8 @@ class PoseCSV(PoseData):
         records: list[Record] = []
         seen: dict[str, int] = {}
         for line, row in rows:
+            if row.get("category", self.category).lower() != self.category.lower():
+                continue
             where = f"{file}:{line}"
             record = self._record(row, where, file.parent)
             if record.key in seen:
@@ -65,6 +68,8 @@ class PoseCSV(PoseData):
                 raise DataError(f"{where}: picture {record.image} does not exist; restore it or remove the row.")
             seen[record.key] = line
             records.append(record)
+        if not records:
+            raise DataError(f"{file} has no row of category {self.category!r}; correct --data.category.")
         _warn_radians([row for _, row in rows], file)
         if test_only:
             labelled = [record for record in records if record.viewpoint is not None]
@@ -88,7 +93,7 @@ class PoseCSV(PoseData):
         record = Record(
             image=folder / self.images / row["file"],
             key=row["file"].replace("\\", "/"),
-            category=row.get("category") or self.category,
+            category=self.category,
             part=split,  # type: ignore[arg-type]
             viewpoint=None if angles is None else (azimuth % (2 * math.pi), elevation, theta),
             distance=None if distance is None else distance[0],

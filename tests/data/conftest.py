@@ -11,7 +11,7 @@ EPFL_HEAD = "{count} 376 250\n{frames}\ntripod_seq_%02d_%03d.jpg\nbbox_%02d.txt\
 
 @pytest.fixture
 def epfl(tmp_path: Path) -> Path:
-    """EPFL layout: sequences 1-4 of 12 frames, 10 a turn, one second each, front at frame 3, number 2 turning backwards."""
+    """EPFL layout: sequences 1-4 of 12 frames, 10 a turn, a second each, front at frame 3, number 2 turning back."""
     folder = tmp_path / "epfl" / "tripod-seq"
     folder.mkdir(parents=True)
     text = EPFL_HEAD.format(
@@ -49,7 +49,7 @@ def write_csv(tmp_path: Path):
 
 @pytest.fixture
 def pascal(tmp_path: Path) -> Path:
-    """PASCAL3D+ layout: 20 pictures in the train list, 6 in the val list, azimuths evenly around, every third of two objects."""
+    """PASCAL3D+ layout: 20 pictures in the train list, 6 in the val list, evenly around; every third of two objects."""
     root = tmp_path / "PASCAL3D+_release1.1"
     lists: dict[str, list[str]] = {"train": [], "val": []}
     for index in range(26):

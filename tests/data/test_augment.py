@@ -11,8 +11,8 @@ from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.cameras import Camera, project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 
-NOTHING = Augmentation(0, 0, 0, 0, 0, 0, 0, 0, 0)
-GEOMETRY = Augmentation(0.5, 0, 0, 0, 0, 0, 0.15, 8, 0)
+NOTHING = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+GEOMETRY = Augmentation(0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.15, 8.0, 0.0)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -76,7 +76,7 @@ def test_the_generator_alone_decides(crop_of_dot) -> None:
 
 def test_an_asymmetric_category_is_never_mirrored(crop_of_dot) -> None:
     crop, camera = crop_of_dot
-    always = Augmentation(mirror=1)
+    always = Augmentation(mirror=1.0)
     for seed in range(5):
         assert augment(crop, camera, torch.tensor(VIEW), always, generator(seed), False)[2].equal(torch.tensor(VIEW))
 
@@ -114,7 +114,7 @@ def test_erasing_covers_part_of_the_picture() -> None:
         assert 0.015 < covered.float().mean() < 0.16
 
 
-@pytest.mark.parametrize("bad", [{"mirror": 1.5}, {"scale": 1.0}, {"shift": -1}, {"brightness": math.inf}])
+@pytest.mark.parametrize("bad", [{"mirror": 1.5}, {"scale": 1.0}, {"shift": -1.0}, {"brightness": math.inf}])
 def test_senseless_strengths_are_refused(bad) -> None:
     with pytest.raises(ConfigError, match="augment"):
         Augmentation(**bad)

@@ -53,7 +53,7 @@ def test_a_known_point_lands_where_the_crops_camera_projects_it(
         torch.tensor([distance]), torch.tensor([focal]), torch.tensor([principal]), torch.full((1, 4), torch.nan)
     )
     u, v, _ = project(POINT, rotation, stored)[0, 0].tolist()
-    spec = CropSpec(160, 384, 300)
+    spec = CropSpec(160, 384, 300.0)
     scale = 300 * distance / focal
     path = dot(tmp_path / f"dot{suffix}", size, u, v, sigma=3 / scale)
     record = Record(path, "dot", "car", "train", VIEW, distance, focal, principal)
@@ -70,7 +70,7 @@ def test_a_known_point_lands_where_the_crops_camera_projects_it(
 def test_canonical_camera_of_nemo(tmp_path) -> None:
     path = write_picture(tmp_path / "a.png", (100, 80))
     record = Record(path, "a", "car", "train", VIEW, 7.0, 3000.0, (50.0, 40.0))
-    crop, camera = canonical_crop(path, record, CropSpec(256, 672, 600, camera="canonical"))
+    crop, camera = canonical_crop(path, record, CropSpec(256, 672, 600.0, camera="canonical"))
     assert (camera.distance.item(), camera.focal.item(), camera.principal[0].tolist()) == (5.0, 3000.0, [336, 128])
     shown = (crop.permute(1, 2, 0) != torch.tensor(FILL)).any(-1)
     assert shown.any(0).sum() == pytest.approx(100 * 7 / 5, abs=2)  # NeMo: resize by distance / 5
@@ -83,7 +83,7 @@ def test_box_only_scale_centre_and_box(tmp_path) -> None:
     path = tmp_path / "box.png"
     Image.fromarray(image).save(path)
     record = Record(path, "box", "car", "train", VIEW, distance=1.5, box=(40.0, 30.0, 120.0, 80.0))
-    crop, camera = canonical_crop(path, record, CropSpec(160, 384, 300, box_unit=0.33))
+    crop, camera = canonical_crop(path, record, CropSpec(160, 384, 300.0, box_unit=0.33))
     scale = 300 * 0.33 / 50
     half = torch.tensor([80, 50]) * scale / 2
     torch.testing.assert_close(
@@ -100,7 +100,7 @@ def test_a_long_box_is_shrunk_until_it_fits() -> None:
     from nvsm_lightning.data.crops import _window
 
     record = Record(Path("x"), "x", "car", "train", box=(0.0, 0.0, 300.0, 20.0))
-    scale, centre, camera = _window((320, 60), record, CropSpec(160, 384, 300, box_unit=0.33))
+    scale, centre, camera = _window((320, 60), record, CropSpec(160, 384, 300.0, box_unit=0.33))
     assert scale == pytest.approx(384 / 300) and centre == (150, 10)
     assert camera.box[0].tolist() == pytest.approx([0, 80 - 12.8, 384, 80 + 12.8], abs=1e-4)
     assert camera.distance.item() == pytest.approx(CropSpec().box_distance)
@@ -108,7 +108,7 @@ def test_a_long_box_is_shrunk_until_it_fits() -> None:
 
 def test_neither_camera_nor_box_takes_the_whole_picture(tmp_path) -> None:
     path = write_picture(tmp_path / "a.png", (100, 80))
-    _, camera = canonical_crop(path, Record(path, "a", "car", "test"), CropSpec(160, 384, 300))
+    _, camera = canonical_crop(path, Record(path, "a", "car", "test"), CropSpec(160, 384, 300.0))
     width, height = camera.box[0, 2] - camera.box[0, 0], camera.box[0, 3] - camera.box[0, 1]
     assert (width / height).item() == pytest.approx(100 / 80)
     assert camera.principal[0].tolist() == [192, 80]
@@ -118,7 +118,7 @@ def test_neither_camera_nor_box_takes_the_whole_picture(tmp_path) -> None:
 def test_every_colour_mode_becomes_rgb(tmp_path, mode) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     Image.new("RGB", (60, 40), (255, 255, 255)).convert(mode).save(path)
-    crop, _ = canonical_crop(path, Record(path, "a", "car", "test"), CropSpec(160, 384, 300))
+    crop, _ = canonical_crop(path, Record(path, "a", "car", "test"), CropSpec(160, 384, 300.0))
     assert crop[:, 80, 192].tolist() == pytest.approx([255] * 3, abs=2)
 
 

@@ -9,7 +9,7 @@ from nvsm_lightning.data.datasets import Crops, PoseDataset, collate, with_mirro
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint
 
-SPEC = CropSpec(48, 96, 80)
+SPEC = CropSpec(48, 96, 80.0)
 
 
 def records(folder: Path, count: int = 4) -> list[Record]:

@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import pytest
 from layouts import degrees
@@ -39,6 +40,19 @@ def test_absent_sequences_are_skipped_with_a_notice(epfl) -> None:
 def test_test_root_takes_every_sequence_it_holds(epfl) -> None:
     records = reader(epfl).read(epfl, test_only=True)
     assert {record.part for record in records} == {"test"} and len(records) == 48
+
+
+def test_with_a_test_root_the_test_sequences_need_not_be_here(epfl, tmp_path) -> None:
+    folder = tmp_path / "more" / "tripod-seq"
+    shutil.copytree(epfl / "tripod-seq", folder)
+    for file in folder.glob("tripod_seq_0[123]_*.jpg"):
+        file.unlink()
+    for file in (epfl / "tripod-seq").glob("tripod_seq_04_*.jpg"):
+        file.unlink()
+    data = reader(epfl, test_root=str(folder.parent))
+    data.setup("fit")
+    assert len(data.labelled) + len(data.pool) == 24 and len(data.val) == 12
+    assert {record.group for record in data.test} == {"sequence 04"} and len(data.test) == 12
 
 
 def test_inner_folder_and_upper_case_extensions(epfl) -> None:

@@ -8,7 +8,7 @@ FIRST = "Annotations/car_imagenet/n02814530_0000.mat"
 
 
 def test_lists_cameras_and_angles(pascal) -> None:
-    records = Pascal3D(str(pascal), val_percent=20).read(pascal)
+    records = Pascal3D(str(pascal), val_percent=20.0).read(pascal)
     assert [sum(record.part == part for record in records) for part in ("train", "val", "test")] == [16, 4, 6]
     third = next(record for record in records if record.key == "Images/car_imagenet/n02814530_0003.JPEG")
     assert degrees(third.viewpoint) == pytest.approx((360 * 3 / 26, 10, 5))
@@ -17,7 +17,7 @@ def test_lists_cameras_and_angles(pascal) -> None:
 
 
 def test_setup_and_batches_under_the_protocol_of_nemo(pascal) -> None:
-    data = Pascal3D(str(pascal), label_seed=0, crop=CropSpec(256, 672, 600, camera="canonical"), batch_size=4)
+    data = Pascal3D(str(pascal), label_seed=0, crop=CropSpec(256, 672, 600.0, camera="canonical"), batch_size=4)
     data.setup("fit")
     assert (len(data.labelled), len(data.pool), len(data.val), len(data.test)) == (7, 11, 2, 6)
     batch = next(iter(data.test_dataloader()))

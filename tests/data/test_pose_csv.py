@@ -134,6 +134,16 @@ def test_assigned_parts_are_kept() -> None:
     assert assign_parts([]) == []
 
 
+def test_rows_of_other_categories_are_left_out(write_csv) -> None:
+    rows = pose_rows(4)
+    for index, row in enumerate(rows):
+        row["category"] = "Car" if index else "bus"
+    folder = write_csv(rows)
+    assert [record.key for record in read(folder)] == ["001.jpg", "002.jpg", "003.jpg"]
+    with pytest.raises(DataError, match="no row of category 'boat'"):
+        read(folder, category="boat")
+
+
 def test_test_root_leaves_out_unlabelled_rows(write_csv) -> None:
     folder = write_csv(pose_rows(4, split="train") + pose_rows(2, start=4, labelled=False))
     records = PoseCSV(str(folder)).read(folder, test_only=True)
