@@ -5,6 +5,7 @@ the package is read-only). It releases the interpreter lock and is spread over p
 layers neither survive a fork (data loader workers) nor allow two callers at a time.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import no_type_check
 
@@ -17,7 +18,15 @@ from torch import Tensor
 HALF = np.float32(0.5)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _compiled(kernel: Callable) -> Callable:
+    """The kernel compiled; without a cache where numba finds no folder at all to write one to."""
+    try:
+        return numba.njit(kernel, nogil=True, error_model="numpy", cache=True)
+    except RuntimeError:
+        return numba.njit(kernel, nogil=True, error_model="numpy")
+
+
+@_compiled
 @no_type_check  # shape checkers must not wrap what numba compiles
 def _rasterize(uvz, faces, inverse, nearest, face_id):
     """Fill ``face_id`` [batch, height, width]; ``nearest`` [height, width] is scratch. All float32 / int32, C order."""

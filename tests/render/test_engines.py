@@ -174,6 +174,21 @@ def test_threads_change_nothing(meshes, view):
         torch.set_num_threads(before)
 
 
+def test_without_any_folder_for_its_cache_the_kernel_is_compiled_all_the_same(monkeypatch):
+    from nvsm_lightning.render import raster_numba
+
+    asked = []
+
+    def refuse(kernel, cache=False, **_):
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return kernel
+
+    monkeypatch.setattr(raster_numba.numba, "njit", refuse)
+    assert raster_numba._compiled(len) is len and asked == [True, False]
+
+
 def test_large_batches_are_drawn_in_parts(meshes, view, monkeypatch):
     from nvsm_lightning.render import raster_torch
 
