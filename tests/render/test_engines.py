@@ -194,7 +194,7 @@ def test_large_batches_are_drawn_in_parts(meshes, view, monkeypatch):
 
     uvz, _, _ = view(meshes["torus"], (20, 48), poses=5)
     whole = rasterize(uvz, meshes["torus"].faces, (20, 48), "torch")
-    monkeypatch.setattr(raster_torch, "PAIRS", 500)
+    monkeypatch.setitem(raster_torch.PAIRS, "cpu", 500)
     assert torch.equal(rasterize(uvz, meshes["torus"].faces, (20, 48), "torch"), whole)
 
 
