@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,8 +137,11 @@ def read_mesh(path: Path, merge_vertices: bool = True) -> Mesh:
     if not path.is_file():
         raise DataError(f"There is no mesh file {path}. Give an OFF or OBJ file.")
     try:
-        mesh = trimesh.load(path, force="mesh", process=False, maintain_order=True, skip_materials=True)
-        vertices, faces = np.array(mesh.vertices, float).reshape(-1, 3), np.array(mesh.faces, np.int64).reshape(-1, 3)
+        mesh: Any = trimesh.load(path, force="mesh", process=False, maintain_order=True, skip_materials=True)
+        vertices, faces = (
+            np.array(mesh.vertices, np.float64).reshape(-1, 3),
+            np.array(mesh.faces, np.int64).reshape(-1, 3),
+        )
     except Exception as reason:  # trimesh lets whatever its parsers meet come through
         raise DataError(f"The mesh file {path} cannot be read ({reason!r}). Export it again as OFF or OBJ.") from reason
     if not len(faces):
@@ -161,7 +165,9 @@ def write_off(mesh: Mesh, path: Path) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    text = trimesh.Trimesh(mesh.vertices.cpu().numpy(), mesh.faces.cpu().numpy(), process=False).export(file_type="off")
+    text: Any = trimesh.Trimesh(mesh.vertices.cpu().numpy(), mesh.faces.cpu().numpy(), process=False).export(
+        file_type="off"
+    )
     try:
         Path(path).write_text(text)
     except OSError as reason:

@@ -24,6 +24,9 @@ class FeatureRenderer(nn.Module):
         engine: ``auto``, ``torch``, ``numba`` or ``nvdiffrast``; see :func:`.engines.rasterize`.
     """
 
+    vertices: Tensor
+    faces: Tensor
+
     def __init__(self, mesh: Mesh, size: tuple[int, int], engine: str = "auto") -> None:
         super().__init__()
         self.register_buffer("vertices", mesh.vertices, persistent=False)
