@@ -34,7 +34,8 @@ def fragments(
     least as well as the full one.
     """
     mask = face_id >= 0
-    vertex, weight = covered(uvz, faces, face_id, mask.nonzero(as_tuple=True))
+    batch, row, column = mask.nonzero(as_tuple=True)
+    vertex, weight = covered(uvz, faces, face_id, (batch, row, column))
     dense_vertex = torch.zeros(*mask.shape, 3, dtype=torch.int64, device=uvz.device)
     dense_vertex[mask] = vertex
     dense_weight = uvz.new_zeros(*mask.shape, 3).masked_scatter(mask[..., None], weight)
