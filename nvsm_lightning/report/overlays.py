@@ -22,8 +22,8 @@ FRONT = (0, 1, 5, 4)
 
 def project_cuboid(
     mesh: Mesh, viewpoint: Float[Tensor, " 3"], camera: Camera
-) -> tuple[Float[Tensor, "8 2"], Float[Tensor, "2 2"]]:
-    """Pixels of the eight corners of the mesh's bounding cuboid, and of the arrow from its front face forward.
+) -> tuple[Float[Tensor, "8 2"], Float[Tensor, "2 2"], int]:
+    """Pixels of the eight corners of the mesh's bounding cuboid and of the arrow from its front face forward; the far corner.
 
     Corner ``x + 2 y + 4 z`` has the high end of each axis whose bit is one. A box camera is fitted to the corners
     alone, so that the arrow, which leaves the cuboid, does not shrink it.
@@ -42,12 +42,13 @@ def project_cuboid(
     rotation = rotation_from_viewpoint(viewpoint.cpu().float())[None]
     camera = camera.to("cpu", torch.float32)
     free = Camera(camera.distance, camera.focal, camera.principal, torch.full_like(camera.box, torch.nan))
-    uv = project(torch.cat((corners, arrow)), rotation, free)[0, :, :2]
+    uvz = project(torch.cat((corners, arrow)), rotation, free)[0]
+    uv, far = uvz[:, :2], int(uvz[:8, 2].argmax())
     if camera.box.isfinite().all():
         plane, box = uv[:8], camera.box[0]
         extent = (plane.amax(0) - plane.amin(0)).clamp_min(1e-9)
         uv = box[:2] + (uv - plane.amin(0)) / extent * (box[2:] - box[:2])
-    return uv[:8], uv[8:]
+    return uv[:8], uv[8:], far
 
 
 def overlay(
@@ -69,15 +70,18 @@ def overlay(
     for viewpoint, colour in poses:
         if not viewpoint.isfinite().all():
             continue
-        corners, arrow = (points.tolist() for points in project_cuboid(mesh, viewpoint, camera.scaled(scale)))
+        corners, arrow, far = project_cuboid(mesh, viewpoint, camera.scaled(scale))
+        tail, head = arrow.tolist()
         layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
         draw = ImageDraw.Draw(layer)
-        points = [tuple(corner) for corner in corners]
+        points = [tuple(corner) for corner in corners.tolist()]
         draw.polygon([points[corner] for corner in FRONT], fill=(*colour, 70))
         stroke = max(2, SUPERSAMPLING * width // 190)
         for start, end in EDGES:
-            draw.line((*points[start], *points[end]), fill=(*colour, 230), width=stroke)
-        _arrow(draw, arrow[0], arrow[1], (*colour, 255), stroke + 2)
+            hidden = far in (start, end)  # the three edges at the far corner are behind the object
+            line = {"fill": (*colour, 110), "width": stroke // 2} if hidden else {"fill": (*colour, 230), "width": stroke}
+            draw.line((*points[start], *points[end]), **line)
+        _arrow(draw, tail, head, (*colour, 255), stroke + 2)
         canvas = Image.alpha_composite(canvas, layer)
     return canvas.convert("RGB").resize((width, round(canvas.height / SUPERSAMPLING)), Image.Resampling.LANCZOS)
 

@@ -1,0 +1,215 @@
+"""The command line's own behaviour, on the smallest method there is; the real methods are run in tests/methods and test_configs."""
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+import nvsm_lightning.data  # noqa: F401 - class_path: PoseCSV
+from nvsm_lightning.cli.lightning_cli import option_value, run_command, split_arguments
+from nvsm_lightning.data.module import PoseData
+from nvsm_lightning.errors import ConfigError, DataError, WeightsError
+from small_run import MeanPose, write_pictures
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with pictures and a configuration."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_pictures(folder / "pictures")
+    config = {
+        "model": {"class_path": "MeanPose"},
+        "data": {
+            "class_path": "PoseCSV",
+            "init_args": {"root": str(folder / "pictures"), "labels": 5, "epoch_images": 32, "crop": {"height": 32, "width": 64}},
+        },
+        "trainer": {"max_epochs": 2, "logger": [{"class_path": "nvsm_lightning.report.trackers.RunCSVLogger",
+                                                 "init_args": {"save_dir": "."}}]},
+        "report": {"overlays": 2, "width": 96},
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def nvsm(place, *words):
+    return run_command([words[0], "--config", str(place / "config.yaml"), *words[1:]], MeanPose, PoseData, Trainer)
+
+
+@pytest.fixture(scope="module")
+def fitted(place):
+    """The run folder of a finished fit."""
+    nvsm(place, "fit", "--run_dir", str(place / "run"), "--seed_everything", "3", "--data.labels", "6")
+    return place / "run"
+
+
+def test_a_fit_leaves_the_whole_run_folder(fitted):
+    names = {str(path.relative_to(fitted)) for path in fitted.rglob("*") if path.is_file()}
+    assert names >= {
+        "config.yaml", "checkpoints/last.ckpt", "metrics.csv", "results.json", "tables/results.csv", "tables/results.md",
+        "tables/predictions.csv", "tables/labels.txt", "media/worst.png", "media/median.png", "media/best.png",
+    }  # fmt: skip
+
+
+def test_results_hold_what_the_design_asks_for(fitted):
+    results = json.loads((fitted / "results.json").read_text())
+    assert {
+        "acc_pi_6", "acc_pi_18", "med_err_deg", "mean_err_deg", "flip_180_rate", "n_images", "n_labels", "seed", "dataset",
+        "method", "seconds_per_image", "git_commit", "azimuth_mae_deg", "azimuth_median_deg",
+    } <= set(results)  # fmt: skip
+    assert (results["n_labels"], results["seed"], results["n_images"]) == (6, 3, 8)
+    assert (results["dataset"], results["method"]) == ("csv", "mean_pose")
+    assert set(results["baselines"]) == {"prior_only", "random"}
+
+
+def test_predictions_table_agrees_with_the_results(fitted):
+    with (fitted / "tables" / "predictions.csv").open() as file:
+        errors = [float(row["error_deg"]) for row in csv.DictReader(file)]
+    results = json.loads((fitted / "results.json").read_text())
+    assert sum(errors) / len(errors) == pytest.approx(results["mean_err_deg"], abs=1e-3)
+
+
+def test_the_saved_configuration_repeats_the_run_elsewhere(fitted, place):
+    saved = yaml.safe_load((fitted / "config.yaml").read_text())
+    assert saved["run_dir"] is None
+    assert saved["trainer"]["default_root_dir"] is None
+    run_command(
+        ["fit", "--config", str(fitted / "config.yaml"), "--run_dir", str(place / "again")], MeanPose, PoseData, Trainer
+    )
+    first, second = (json.loads((place / name / "results.json").read_text()) for name in ("run", "again"))
+    assert first["mean_err_deg"] == second["mean_err_deg"]
+
+
+def test_test_of_the_checkpoint_gives_the_numbers_of_the_fit(fitted, place):
+    words = ["test", "--config", str(fitted / "config.yaml"), "--ckpt_path", str(fitted / "checkpoints" / "last.ckpt")]
+    before = (fitted / "results.json").read_text()
+    cli = run_command(words, MeanPose, PoseData, Trainer)
+    assert cli.run_folder.parent == fitted
+    assert (fitted / "results.json").read_text() == before
+    first, second = json.loads(before), json.loads((cli.run_folder / "results.json").read_text())
+    assert first["acc_pi_6"] == second["acc_pi_6"]
+    assert first["mean_err_deg"] == second["mean_err_deg"]
+
+
+def test_predict_writes_poses_and_pictures_and_lists_what_it_skips(fitted, place, tmp_path):
+    write_pictures(tmp_path / "mine", 3)
+    (tmp_path / "mine" / "01.jpg").write_bytes(b"broken")
+    cli = nvsm(
+        place,
+        "predict",
+        "--ckpt_path",
+        str(fitted / "checkpoints" / "last.ckpt"),
+        "--data.folder",
+        str(tmp_path / "mine"),
+    )
+    content = json.loads((cli.run_folder / "predictions.json").read_text())
+    assert [row["file"] for row in content["predictions"]] == ["00.jpg", "02.jpg"]
+    assert {"azimuth_deg", "elevation_deg", "theta_deg"} < set(content["predictions"][0])
+    assert [row["file"] for row in content["skipped"]] == ["01.jpg"]
+    assert sorted(path.name for path in (cli.run_folder / "media").iterdir()) == ["00.jpg.png", "02.jpg.png"]
+
+
+def test_a_fit_resumes_in_its_own_folder_and_keeps_its_metrics(place, tmp_path):
+    run = tmp_path / "run"
+    nvsm(place, "fit", "--run_dir", str(run), "--trainer.max_epochs", "1", "--test_after_fit", "false")
+    cli = nvsm(place, "fit", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "3")
+    assert cli.run_folder == run
+    with (run / "metrics.csv").open() as file:
+        validated = [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
+    assert validated == ["0", "1", "2"]
+    assert yaml.safe_load((run / "config_first.yaml").read_text())["trainer"]["max_epochs"] == 1
+
+
+def test_the_checkpoint_decides_the_architecture_and_options_the_rest(fitted, place):
+    checkpoint = place / "other" / "checkpoints" / "last.ckpt"
+    nvsm(place, "fit", "--run_dir", str(place / "other"), "--model.backbone.dim", "16", "--test_after_fit", "false")
+    cli = nvsm(place, "test", "--ckpt_path", str(checkpoint), "--model.lr", "0.5", "--run_dir", str(place / "tested"))
+    assert cli.model.backbone.dim == 16
+    assert cli.model.lr == 0.5
+
+
+def test_a_fit_takes_the_user_at_his_word_and_says_when_the_checkpoint_does_not_fit(fitted, place):
+    words = (
+        "--ckpt_path",
+        str(fitted / "checkpoints" / "last.ckpt"),
+        "--model.backbone.dim",
+        "16",
+        "--run_dir",
+        str(place / "no"),
+    )
+    with pytest.raises(WeightsError, match=r"last\.ckpt does not fit .* size mismatch for trunk.weight"):
+        nvsm(place, "fit", *words)
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_checkpoint_of_another_category_is_refused(command, fitted, place, tmp_path):
+    words = (
+        "--ckpt_path",
+        str(fitted / "checkpoints" / "last.ckpt"),
+        "--data.category",
+        "bus",
+        "--run_dir",
+        str(tmp_path),
+    )
+    with pytest.raises(ConfigError, match="trained for category 'car', but the data is of category 'bus'"):
+        nvsm(place, command, *words)
+
+
+def test_commands_on_a_trained_model_ask_for_it(place, tmp_path):
+    with pytest.raises(ConfigError, match="--ckpt_path"):
+        nvsm(place, "test", "--run_dir", str(tmp_path))
+
+
+def test_own_errors_come_through_the_parser_unharmed(place, tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        nvsm(place, "fit", "--data.root", "nowhere", "--run_dir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model.backbone.dimm", "3"), "Did you mean 'backbone.dim'?"),
+        (("--trainer.max_epoch", "3"), "Did you mean 'trainer.max_epochs'?"),
+        (("--data.lables", "3"), "Did you mean 'labels'?"),
+        (("--model.lr", "x"), "Expected a <class 'float'>. Got value: x"),
+        (("--config", "nothere.yaml"), "File does not exist"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_two_lines_with_a_suggestion(place, words, message, capsys):
+    with pytest.raises(SystemExit) as status:
+        nvsm(place, "fit", *words)
+    error = capsys.readouterr().err
+    assert status.value.code == 2
+    assert message in error
+    assert error.startswith("nvsm: error: ")
+    assert len(error.splitlines()) <= 3
+
+
+def test_a_wrong_key_in_a_file_is_refused_with_a_suggestion(place, tmp_path, capsys):
+    (tmp_path / "typo.yaml").write_text("model:\n  init_args:\n    backbon:\n      dim: 3\n")
+    with pytest.raises(SystemExit):
+        nvsm(place, "fit", "--config", str(tmp_path / "typo.yaml"))
+    assert "Did you mean" in capsys.readouterr().err
+
+
+def test_later_files_win_over_earlier_ones_and_options_over_files(place, tmp_path):
+    (tmp_path / "a.yaml").write_text("model:\n  init_args:\n    lr: 0.25\n    backbone:\n      dim: 16\n")
+    words = ("fit", "--model.lr", "0.5", "--config", str(tmp_path / "a.yaml"), "--run_dir", str(tmp_path / "run"))
+    cli = nvsm(place, *words, "--trainer.fast_dev_run", "true")
+    assert (cli.model.lr, cli.model.backbone.dim) == (0.5, 16)
+
+
+def test_arguments_are_split_into_files_and_options():
+    words = ["fit", "--a", "1", "-c", "x.yaml", "--config=y.yaml", "--b=2", "--print_config"]
+    assert split_arguments(words) == ("fit", ["x.yaml", "y.yaml"], ["--a", "1", "--b=2", "--print_config"])
+
+
+def test_the_last_value_of_an_option_counts():
+    assert option_value(["--ckpt_path", "a", "--ckpt_path=b"], "ckpt_path") == "b"
+    assert option_value(["--other", "a"], "ckpt_path") is None
+
+
+def test_checkpoints_load_without_running_code(fitted):
+    torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=True)

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from nvsm_lightning.cli.run_folder import VARIABLE, choose_run_folder, run_of_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch, tmp_path):
+    for name in (VARIABLE, "LOCAL_RANK", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "")  # remembered, so that what the code sets is undone
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def checkpoint(run: Path) -> str:
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    return str(run / "checkpoints" / "last.ckpt")
+
+
+def test_a_wanted_folder_is_taken_as_it_is(tmp_path):
+    assert choose_run_folder("fit", "here", "name") == tmp_path / "here"
+
+
+def test_runs_lie_below_their_name_and_never_share_a_folder(tmp_path):
+    first = choose_run_folder("fit", None, "cars")
+    first.mkdir(parents=True)
+    second = choose_run_folder("fit", None, "cars")
+    assert first.parent == second.parent == tmp_path / "runs" / "cars"
+    assert first != second
+
+
+def test_a_resumed_fit_goes_on_in_its_run(tmp_path):
+    assert choose_run_folder("fit", None, "x", checkpoint(tmp_path / "run")) == tmp_path / "run"
+
+
+def test_a_test_of_a_checkpoint_never_overwrites_the_fit(tmp_path):
+    folder = choose_run_folder("test", None, "x", checkpoint(tmp_path / "run"))
+    assert folder.parent == tmp_path / "run"
+    assert folder.name.startswith("test_")
+
+
+def test_a_checkpoint_outside_of_a_run_gives_a_new_run(tmp_path):
+    (tmp_path / "last.ckpt").touch()
+    assert run_of_checkpoint(str(tmp_path / "last.ckpt")) is None
+    assert choose_run_folder("fit", None, "x", str(tmp_path / "last.ckpt")).parent == tmp_path / "runs" / "x"
+
+
+def test_the_other_processes_of_a_run_use_the_folder_of_the_first(monkeypatch):
+    first = choose_run_folder("fit", None, "cars")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_run_folder("fit", None, "cars") == first

@@ -1,0 +1,97 @@
+"""Every shipped configuration is read by the real command line, in every combination that the README offers."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from nvsm_lightning.cli import lightning_cli
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+NAMES = {
+    folder: sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
+    for folder in ("datasets", "methods", "hardware")
+}
+READERS = {
+    "toy": "ToyCars",
+    "epfl_cars": "EPFLCars",
+    "stanford_cars": "StanfordCars",
+    "csv": "PoseCSV",
+    "pascal3d": "Pascal3D",
+}
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Parse words as ``nvsm`` would, without building or running anything; returns the settings of the command."""
+
+    def parsed(*words):
+        seen = {}
+
+        class Stop(Exception):
+            pass
+
+        def stop(self):
+            seen["config"] = self.config[self.subcommand]
+            raise Stop
+
+        monkeypatch.setattr(lightning_cli.NVSMCLI, "instantiate_classes", stop)
+        with pytest.raises(Stop):
+            lightning_cli.run(list(words))
+        return seen["config"]
+
+    return parsed
+
+
+def files(*names):
+    return [word for name in names for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
+
+
+def test_every_file_is_covered():
+    listed = {f"{folder}/{name}" for folder, names in NAMES.items() for name in names} | {"car_7shot"}
+    assert {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")} == listed
+    assert set(NAMES["datasets"]) == set(READERS)
+
+
+@pytest.mark.parametrize(("data", "method"), list(itertools.product(NAMES["datasets"], NAMES["methods"])))
+def test_data_and_method_combine(parse, data, method):
+    config = parse("fit", *files("car_7shot", f"datasets/{data}", f"methods/{method}"))
+    assert config["data"]["class_path"].endswith(READERS[data])
+    assert config["model"]["class_path"].lower().endswith(method)
+    assert (config["trainer.em"].rounds > 0) == (method == "nvsm")
+    assert config["data.init_args.labels"] == 7
+
+
+@pytest.mark.parametrize("hardware", NAMES["hardware"])
+def test_hardware_combines(parse, hardware):
+    config = parse("fit", *files("car_7shot", f"hardware/{hardware}"))
+    assert config["trainer.accelerator"] == ("gpu" if hardware == "gpu" else "cpu")
+    assert config["trainer.devices"] == (2 if hardware == "ddp" else 1)
+
+
+def test_the_names_that_users_type_reach_their_settings(parse):
+    words = (
+        "--data.root",
+        "here",
+        "--model.backbone.weights",
+        "file.pt",
+        "--trainer.em.rounds",
+        "2",
+        "--seed_everything",
+        "5",
+    )
+    more = ("--data.test_root", "there", "--data.labels", "20", "--run_dir", "out", "--data.category", "car")
+    config = parse("fit", *files("car_7shot", "datasets/epfl_cars"), *words, *more)
+    assert config["data.init_args.root"] == "here"
+    assert config["data.init_args.test_root"] == "there"
+    assert config["data.init_args.labels"] == 20
+    assert config["model.init_args.backbone"].weights == "file.pt"
+    assert config["trainer.em"].rounds == 2
+    assert config["seed_everything"] == 5
+    assert config["model.init_args.category"] == "car"
+    assert config["run_dir"] == "out"
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_the_other_commands_read_the_same_files(parse, command):
+    assert parse(command, *files("car_7shot"))["model"]["class_path"].endswith("NVSM")
