@@ -110,6 +110,8 @@ class NeuralMesh(nn.Module):
         # Copies: the update below writes into the buffers that the backward pass still needs.
         means, clutter = self.bank.vertex.clone(), self.bank.clutter[: max(1, int(self.bank.clutter_filled))].clone()
         main = contrastive_loss(vertex, visible, batch["weight"], means, clutter, self.near, self.contrast)
+        # Processes see different numbers of vertices; weighted so, their average is the mean over all pairs of the whole batch.
+        main = main * share_of_pairs((visible * batch["weight"][:, None]).sum(), world)
         background = background_loss(noise, means)
         self.bank.update(vertex.detach(), visible, noise.detach())
         total = main + self.contrast.background_weight * background
@@ -176,3 +178,12 @@ class NeuralMesh(nn.Module):
             torch.minimum(mirrored.loss, estimate.loss),
             torch.where(better[:, None], mirror_viewpoint(mirrored.start), estimate.start),
         )
+
+
+def share_of_pairs(pairs: Float[Tensor, ""], world: int) -> Float[Tensor, ""]:
+    """This process's number of (picture, vertex) pairs over the mean number of all ``world`` processes; 1 for a single one."""
+    if world == 1:
+        return torch.ones_like(pairs)
+    total = pairs.clone()
+    torch.distributed.all_reduce(total)
+    return pairs * world / total.clamp_min(1e-8)
