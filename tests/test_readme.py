@@ -1,0 +1,101 @@
+"""Every command of the README is one that exists: `nvsm` lines are parsed by the real command line, targets are in the Makefile."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nvsm_lightning.cli import doctor, lightning_cli, prepare
+from nvsm_lightning.cli.main import COMMANDS
+from nvsm_lightning.data.pose_csv import read_table
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.S | re.M)
+
+
+LINES = [line for block in blocks("bash") for line in block.splitlines()]
+NVSM = [line for line in LINES if line.startswith("nvsm ")]
+
+
+def test_the_readme_has_commands_and_all_are_of_a_known_kind():
+    assert len(NVSM) > 10
+    others = [line for line in LINES if line not in NVSM]
+    assert all(
+        re.match(r"make |source \.venv/bin/activate$|pip install --no-build-isolation git\+", line) for line in others
+    )
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.M))
+    for line in LINES:
+        if line.startswith("make "):
+            assert line.split()[1] in targets
+
+
+@pytest.mark.parametrize("line", NVSM)
+def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
+    words = shlex.split(line)[1:]
+    assert words[0] in COMMANDS
+    monkeypatch.chdir(REPOSITORY)
+    if words[0] == "prepare":
+        calls = []
+        monkeypatch.setattr("nvsm_lightning.toy.dataset.make_toy", lambda root, **settings: calls.append(root))
+        monkeypatch.setattr(prepare, "check", lambda data: calls.append(data) or [])
+        assert prepare.run(words) == 0
+        assert calls
+    elif words[0] == "doctor":
+        monkeypatch.setattr(doctor, "versions", lambda: iter([(True, "")]))
+        for name in ("devices", "engines", "weights"):
+            monkeypatch.setattr(doctor, name, lambda: iter(()))
+        assert doctor.run(words) == 0
+    else:
+        run = finished_run(tmp_path)
+        parse([word.replace("RUN", str(run)) for word in words], monkeypatch)
+
+
+def finished_run(folder: Path) -> Path:
+    """What the README calls RUN: a folder with a configuration and a checkpoint."""
+    import torch
+
+    (folder / "checkpoints").mkdir()
+    torch.save(
+        {"hyper_parameters": {"_class_path": "nvsm_lightning.methods.NVSM"}}, folder / "checkpoints" / "last.ckpt"
+    )
+    config = yaml.safe_load((REPOSITORY / "configs" / "car_7shot.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parse as ``nvsm`` would and stop before anything is built."""
+
+    class Parsed(Exception):
+        pass
+
+    def stop(self):
+        raise Parsed
+
+    monkeypatch.setattr(lightning_cli.NVSMCLI, "instantiate_classes", stop)
+    with pytest.raises(Parsed):
+        lightning_cli.run(words)
+
+
+def test_the_table_of_poses_in_the_readme_can_be_read(tmp_path):
+    (tmp_path / "labels.csv").write_text(blocks("csv")[0])
+    rows = read_table(tmp_path / "labels.csv", required=("file", "azimuth_deg", "elevation_deg", "theta_deg"))
+    assert len(rows) == 4
+    columns = set(rows[0][1])
+    described = set(
+        re.findall(r"`([a-z0-9_ ]+)`", "".join(line.split("|")[1] for line in README.splitlines() if line[:2] == "| "))
+    )
+    assert columns <= {name for words in described for name in words.split()}
+
+
+def test_no_path_of_one_machine_is_written_down():
+    assert not re.search(r"/(home|root|work|tmp|Users)/", README)
