@@ -97,6 +97,7 @@ def match_pictures(
     if steps:
         start = distinct_modes(losses, grid, 1, rival)
         viewpoint = refine(evidence, start, renderer, space.free_mask().to(losses), steps, 0.1, 0.3)[0][:, 0]
+        viewpoint[:, 0] %= 2 * torch.pi
     return torch.cat((viewpoint, score[:, None], margin[:, None]), 1)
 
 

@@ -117,4 +117,6 @@ def solve(
     refined, refined_loss = refine(evidence, start, renderer, free, steps, rate, decay)
     winner = refined_loss.argmin(1)
     rows = torch.arange(len(winner), device=device)
-    return PoseEstimate(refined[rows, winner], refined_loss[rows, winner], start[rows, winner])
+    viewpoint = refined[rows, winner]
+    viewpoint[:, 0] %= 2 * torch.pi
+    return PoseEstimate(viewpoint, refined_loss[rows, winner], start[rows, winner])
