@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nvsm_lightning.errors import ConfigError, WeightsError
 
 STRIDE = 8
+STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -151,6 +152,8 @@ class Backbone(nn.Module):
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
         self.spec = spec
+        if spec.name not in ("small", "resnet18", "resnet50"):
+            raise ConfigError(f"Unknown backbone {spec.name!r}. Choose resnet18, resnet50 or small.")
         weights = _find_weights(spec)
         self.trunk: nn.Module = _build_trunk(spec, weights)
         heads = {"project": ProjectHead, "upsample": UpsampleHead}
@@ -164,7 +167,7 @@ class Backbone(nn.Module):
             _load(self.trunk, self.head, weights, spec)
         for name in spec.frozen:
             stage = getattr(self.trunk, name, None)
-            if stage is None:
+            if name not in STAGES or stage is None:
                 raise ConfigError(f"backbone.frozen names {name!r}, which {spec.name} (up to its last stage) does not have.")
             for module in (stage, self.trunk.bn1) if name == "conv1" and hasattr(self.trunk, "bn1") else (stage,):
                 module.requires_grad_(False)
@@ -242,8 +245,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def _build_trunk(spec: BackboneSpec, weights: dict[str, Tensor] | None) -> nn.Module:
     if spec.name == "small":
         return SmallTrunk()
-    if spec.name not in ("resnet18", "resnet50"):
-        raise ConfigError(f"Unknown backbone {spec.name!r}. Choose resnet18, resnet50 or small.")
     # The project head reads strides 8 and 16 only; the decoder wants layer4 where the weights have it.
     has_layer4 = weights is None or any(key.startswith("layer4.") for key in weights)
     return ResNetTrunk(spec.name, "layer4" if spec.head == "upsample" and has_layer4 else "layer3")

@@ -39,7 +39,8 @@ class FeatureBank(nn.Module):
         Under DDP the sums are taken over all ranks, so that the bank is the same on each. Vertices that no picture shows stay.
         """
         weight = visible.to(vertex_features)
-        total, count = torch.einsum("bvd,bv->vd", vertex_features, weight), weight.sum(0)
+        # No einsum: autocast would turn it into a bf16 product.
+        total, count = (vertex_features * weight[..., None]).sum(0), weight.sum(0)
         batch = torch.tensor(float(len(vertex_features)), device=total.device)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for tensor in (total, count, batch):
