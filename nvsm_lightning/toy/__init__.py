@@ -1,1 +1,1 @@
-"""The embedded synthetic set: procedural cars, and other categories for pre-training, rendered by the package itself."""
+"""The embedded synthetic set: procedural cars, and other categories for pre-training, drawn by the package itself."""

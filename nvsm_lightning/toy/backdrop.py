@@ -1,4 +1,4 @@
-"""Backgrounds with the objects' own statistics: 1/f noise, buildings with window grids, stripes, car-coloured polygons, ground."""
+"""Backgrounds with the objects' own statistics: 1/f noise, buildings, stripes, car-coloured polygons, ground."""
 
 from functools import cache
 
@@ -74,7 +74,7 @@ def _polygons(draw: ImageDraw.ImageDraw, rng: np.random.Generator, width: int, h
 def random_backdrop(
     rng: np.random.Generator, height: int, width: int, horizon: float
 ) -> Float[np.ndarray, "{height} {width} 3"]:
-    """A background in linear RGB: sky or wall above the row ``horizon``, ground below, clutter on both, noise on all."""
+    """A background, linear RGB: sky or wall above the row ``horizon``, ground below, clutter on both, noise on all."""
     upper, ground = random_paint(rng), random_paint(rng)
     if rng.random() < 0.6:  # asphalt, concrete, grass, sand
         ground = np.array(

@@ -1,7 +1,7 @@
-"""Procedural cars: eight families, each with wide ranges, from two lofted bodies (lower body, glasshouse), wheels and regions.
+"""Procedural cars: two lofted bodies (lower body and glasshouse), wheels and regions, from the ranges of a family.
 
-Lengths are fractions of the car's length; y runs from 0 (nose) to 1 (tail), z from 0 (road). Front and back differ by shape (bonnet
-and boot, rake of the two screens, grille, plates); lamps are small, and their colours say nothing (see :mod:`.materials`).
+Lengths are fractions of the car's length; y runs from 0 (nose) to 1 (tail), z from 0 (road). Front and back differ by
+shape (bonnet and boot, rake of the two screens, grille); lamps are small and their colours say nothing.
 """
 
 import numpy as np
@@ -98,7 +98,7 @@ def _wheels(builder: Builder, m: dict[str, float], rng: np.random.Generator) -> 
         for x in (track, -track):
 
             def polygon(angle, length, part, out, x=x, y=y):
-                """A convex polygon in the wheel's plane, given in polar coordinates, ``out`` times as far out as the body."""
+                """A convex polygon in the wheel's plane, in polar coordinates, ``out`` times as far out as the body."""
                 angle, length = np.asarray(angle), np.broadcast_to(length, len(angle))
                 points = np.c_[
                     np.full(len(angle), x * out), y + length * np.cos(angle), radius + length * np.sin(angle)
@@ -239,8 +239,10 @@ def make_car(rng: np.random.Generator, family: str | None = None) -> Shape:
     _back(builder, m, rng)
     _wheels(builder, m, rng)
     _extras(builder, m, kind, rng)
-    for height, name, sides in ((belt, "lower", 0.46), (height, "upper", 0.38)):
-        upper = name == "upper"
-        builder.point(f"{name}_{{}}_windshield", (m["width"] * sides, m["roof_front" if upper else "cowl"], height), -1)
-        builder.point(f"{name}_{{}}_rearwindow", (m["width"] * sides, m["roof_back" if upper else "foot"], height), 1)
+    for name, z, x, front, back in (
+        ("lower", belt, 0.46, "cowl", "foot"),
+        ("upper", height, 0.38, "roof_front", "roof_back"),
+    ):
+        builder.point(f"{name}_{{}}_windshield", (m["width"] * x, m[front], z), -1)
+        builder.point(f"{name}_{{}}_rearwindow", (m["width"] * x, m[back], z), 1)
     return builder.shape()

@@ -1,4 +1,4 @@
-"""The embedded set: ``make_toy`` writes cars in the PASCAL3D+ layout, ``make_other`` yields pictures of other categories."""
+"""The embedded set: ``make_toy`` writes cars in PASCAL3D+ layout, ``make_other`` yields other categories."""
 
 import json
 import os
@@ -16,12 +16,14 @@ from rich.progress import track
 from nvsm_lightning.errors import DataError
 from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.toy.cars import make_car
+from nvsm_lightning.toy.drawing import FOCAL
 from nvsm_lightning.toy.layout import README, SOURCE, prepare_folders, write_off, write_sample
 from nvsm_lightning.toy.objects import FAMILIES
-from nvsm_lightning.toy.scene import FOCAL, Realism, make_sample
+from nvsm_lightning.toy.scene import DEFAULT, Realism, make_sample
 
-GENERATOR_VERSION = 2  # raise with every change that alters a picture
+GENERATOR_VERSION = 3  # raise with every change that alters a picture
 MANIFEST = "toy.json"
+OTHER = Realism(azimuth_uniform=1.0, elevation_high=0.5, distance=(9.0, 16.0))
 _PART = {"train": 1, "test": 2, "other": 3}
 
 
@@ -43,14 +45,15 @@ def make_toy(
     seed: int = 0,
     train: int = 420,
     test: int = 180,
-    realism: Realism = Realism(),
+    realism: Realism = DEFAULT,
     size: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> None:
     """Make the embedded set of synthetic cars in the on-disk layout of PASCAL3D+ (train list and val list).
 
-    Everything is made in a folder beside ``root`` and renamed at the end, so ``root`` is either whole or absent. Does nothing when
-    ``root`` already holds the set with the same settings; replaces a set made with other settings or by another generator version.
+    Everything is made in a folder beside ``root`` and renamed at the end, so ``root`` is either whole or absent. Does
+    nothing when ``root`` already holds the set with the same settings; replaces a set made with other settings or by
+    another generator version.
 
     Args:
         root: folder to make.
@@ -117,7 +120,13 @@ def _write(root: Path, settings: dict, realism: Realism, progress: bool) -> None
 
 @dataclass(frozen=True)
 class OtherSample:
-    """A picture of another category. ``camera``: batch of one, pixels of ``image``. ``low``, ``high``: corners of the object's cuboid."""
+    """A picture of another category.
+
+    Attributes:
+        image: RGB. family: a key of :data:`.objects.FAMILIES`. viewpoint: radians.
+        camera: a batch of one, in pixels of ``image``.
+        low: corner of the object's cuboid, CAD units. high: the opposite corner.
+    """
 
     image: UInt8[np.ndarray, "height width 3"]
     family: str
@@ -132,12 +141,12 @@ def make_other(
     *,
     seed: int = 0,
     families: tuple[str, ...] = tuple(FAMILIES),
-    realism: Realism = Realism(azimuth_uniform=1.0, elevation_high=0.5, distance=(9.0, 16.0)),
+    realism: Realism = OTHER,
 ) -> Iterator[OtherSample]:
-    """Pictures of other categories than cars (none shows a car), in order: picture k is of ``families[k % len(families)]``.
+    """Pictures of other categories, none with a car, in order: picture k is of ``families[k % len(families)]``.
 
-    The low and high corners belong to that very instance; objects are centred with a box diagonal of 1, in a frame shared by the
-    family (front to -y, z up).
+    The cuboid is that of the very instance; objects are centred, their box diagonal is 1, and a family shares its frame
+    (front to -y, z up).
 
     Raises:
         DataError: an unknown family.

@@ -1,4 +1,4 @@
-"""Writing pictures and labels in the on-disk layout of PASCAL3D+ release 1.1 (section 9.1 of its description in the reader)."""
+"""Writing pictures and labels in the on-disk layout of PASCAL3D+ release 1.1."""
 
 import math
 from pathlib import Path
@@ -7,22 +7,24 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from nvsm_lightning.toy.scene import FOCAL, Sample
+from nvsm_lightning.toy.drawing import FOCAL
+from nvsm_lightning.toy.scene import Sample
 from nvsm_lightning.toy.shapes import Shape
 
 SOURCE = "car_imagenet"  # the folder names of the release; the pictures are ours, see the README written beside them
 
 README = """SYNTHETIC PICTURES - THIS IS NOT PASCAL3D+.
 
-Procedural cars rendered by nvsm_lightning (generator version {version}, seed {seed}), written in the folder layout of PASCAL3D+
-release 1.1 so that its reader reads them: {train} pictures in the train list, {test} in the val list (the test part), of cars whose
-shapes come from different random seeds. Made again at any time, bit for bit on one machine, by `nvsm prepare toy`.
+Procedural cars rendered by nvsm_lightning (generator version {version}, seed {seed}), in the folder layout of
+PASCAL3D+ release 1.1 so that its reader reads them: {train} pictures in the train list, {test} in the val list (the
+test part). Every picture shows a car of its own; no shape occurs twice, in one part or across parts. The set can be
+made again at any time by `nvsm prepare toy`.
 
-Numbers measured on these pictures say whether the program works and how methods compare here. They are not PASCAL3D+ numbers and
-must not be set beside published ones without saying so.
+Numbers measured on these pictures say whether the program works and how methods compare here. They are not PASCAL3D+
+numbers and must not be set beside published ones without saying so.
 
-Differences to the release: pixel coordinates (bbox, px, py) are continuous, (0, 0) being the outer corner of the top-left pixel;
-CAD/car/01.off is one procedural sedan.
+Differences to the release: pixel coordinates (bbox, px, py) are continuous, (0, 0) being the outer corner of the
+top-left pixel; every cad_index is 1, and CAD/car/01.off is one procedural sedan.
 """
 
 
@@ -37,10 +39,10 @@ def annotation(name: str, sample: Sample) -> dict:
     azimuth, elevation, theta = (math.degrees(angle) for angle in sample.viewpoint)
     height, width = sample.image.shape[:2]
     viewpoint = {
-        "azimuth_coarse": round(azimuth / 45) * 45.0 % 360, "elevation_coarse": round(elevation / 10) * 10.0, "azimuth": azimuth,
-        "elevation": elevation, "distance": sample.distance, "focal": 1.0, "px": sample.principal[0], "py": sample.principal[1],
-        "theta": theta, "error": 0.0, "interval_azimuth": 5.0, "interval_elevation": 5.0, "num_anchor": float(len(sample.keypoints)),
-        "viewport": FOCAL,
+        "azimuth_coarse": round(azimuth / 45) * 45.0 % 360, "elevation_coarse": round(elevation / 10) * 10.0,
+        "azimuth": azimuth, "elevation": elevation, "theta": theta, "distance": sample.distance,
+        "focal": 1.0, "viewport": FOCAL, "px": sample.principal[0], "py": sample.principal[1], "error": 0.0,
+        "interval_azimuth": 5.0, "interval_elevation": 5.0, "num_anchor": float(len(sample.keypoints)),
     }  # fmt: skip
     anchors = {
         point: {"location": np.array([[u, v]]) if seen else np.zeros((0, 0)), "status": 1.0 if seen else 2.0}

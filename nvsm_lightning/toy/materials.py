@@ -1,7 +1,7 @@
-"""Looks: materials of the parts, procedural textures in object space, lights, and the shading of a list of surface points.
+"""Looks of parts, procedural textures in object space, lights, and the shading of surface points.
 
 Colours are linear RGB. Nothing here knows where the front is: colours of lamps, stripes, stains and stickers are drawn
-independently of the part's place, so that texture and colour betray no pose.
+independently of a part's place, so that texture and colour betray no pose.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,11 @@ from scipy import ndimage
 
 from nvsm_lightning.toy.shapes import PART, PARTS, Region, Shape
 
-# Common car paints (linear): white, silver, grey, black, red, blue, green, beige, yellow, and how often.
-_PAINTS = np.array([(0.75, 0.75, 0.73), (0.45, 0.46, 0.47), (0.16, 0.17, 0.18), (0.02, 0.02, 0.022), (0.38, 0.02, 0.02), (0.03, 0.07, 0.28), (0.02, 0.13, 0.06), (0.5, 0.4, 0.26), (0.65, 0.42, 0.03)])  # fmt: skip
+# Common car paints (linear): white, silver, grey, black, red, blue, green, beige, yellow; and how often they occur.
+_PAINTS = np.array([
+    (0.75, 0.75, 0.73), (0.45, 0.46, 0.47), (0.16, 0.17, 0.18), (0.02, 0.02, 0.022), (0.38, 0.02, 0.02),
+    (0.03, 0.07, 0.28), (0.02, 0.13, 0.06), (0.5, 0.4, 0.26), (0.65, 0.42, 0.03),
+])  # fmt: skip
 _PAINT_SHARE = np.array([0.16, 0.17, 0.13, 0.14, 0.13, 0.11, 0.06, 0.06, 0.04])
 
 
@@ -45,7 +48,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Lights:
-    """Ambient light (sky above, ground below) and directional lights, in the camera frame (x right, y down, z forward)."""
+    """Ambient light (sky above, ground below) and directional lights, in the camera frame."""
 
     up: Float[np.ndarray, " 3"]
     sky: Float[np.ndarray, " 3"]
@@ -72,62 +75,54 @@ def random_look(rng: np.random.Generator) -> Look:
     def lamp():
         return np.asarray(lamps[rng.choice(4)]) * rng.uniform(0.7, 1.3)
 
-    colours = {
-        "paint": paint, "second": second, "glass": np.full(3, rng.uniform(0.003, 0.03)), "tyre": np.full(3, rng.uniform(0.01, 0.04)),
-        "rim": np.full(3, rng.uniform(0.08, 0.5)), "dark": np.full(3, rng.uniform(0.006, 0.025)), "lamp_front": lamp(), "lamp_back": lamp(),
-        "chrome": np.full(3, rng.uniform(0.2, 0.5)), "plate": np.asarray([(0.7, 0.7, 0.68), (0.65, 0.55, 0.1), (0.1, 0.12, 0.2)][rng.choice(3)]),
-        "trim": np.full(3, rng.uniform(0.02, 0.12)), "decal_a": random_paint(rng), "decal_b": random_paint(rng),
-    }  # fmt: skip
+    plate = ((0.7, 0.7, 0.68), (0.65, 0.55, 0.1), (0.1, 0.12, 0.2))
+    grey = {"glass": (0.003, 0.03), "tyre": (0.01, 0.04), "rim": (0.08, 0.5), "dark": (0.006, 0.025)}
+    grey |= {"chrome": (0.2, 0.5), "trim": (0.02, 0.12)}
+    colours = {name: np.full(3, rng.uniform(*bounds)) for name, bounds in grey.items()}
+    colours |= {"paint": paint, "second": second, "lamp_front": lamp(), "lamp_back": lamp()}
+    colours |= {"plate": np.asarray(plate[rng.choice(3)]), "decal_a": random_paint(rng), "decal_b": random_paint(rng)}
     shine = rng.uniform(0.15, 1.0)
-    specular = {
-        "paint": 0.5 * shine,
-        "second": 0.4 * shine,
-        "glass": 0.9,
-        "rim": 0.6,
-        "lamp_front": 0.7,
-        "lamp_back": 0.7,
-        "chrome": 0.9,
-    }
-    mirror = {
-        "paint": 0.05 * shine,
-        "second": 0.04 * shine,
-        "glass": rng.uniform(0.01, 0.09),
-        "lamp_front": 0.12,
-        "lamp_back": 0.12,
-        "chrome": 0.35,
-        "rim": 0.12,
-    }
+    lamp_like = {"lamp_front": 0.7, "lamp_back": 0.7, "chrome": 0.9, "rim": 0.6, "glass": 0.9}
+    specular = {"paint": 0.5 * shine, "second": 0.4 * shine, **lamp_like}
+    mirror = {"paint": 0.1 * shine, "second": 0.08 * shine, "glass": rng.uniform(0.01, 0.09), "chrome": 0.35}
+    mirror |= {"lamp_front": 0.12, "lamp_back": 0.12, "rim": 0.12}
     gloss = {"glass": 250.0, "paint": float(rng.choice((20, 60, 120)))}
 
     def table(values, default):
         return np.array([values.get(name, default) for name in PARTS], np.float32)
 
     axis = np.array([(1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (0, 1, 1), (1, 1, 0)][rng.choice(5)])
-    stickers = tuple(
-        Region(
-            tuple(rng.uniform((-0.22, -0.45, -0.12), (0.22, 0.45, 0.12))),
-            tuple(rng.uniform(0.015, 0.09, 3)),
-            str(rng.choice(("decal_a", "decal_b"))),
-            float(rng.choice((2.0, 8.0))),
-        )
-        for _ in range(rng.poisson(0.9))
-    )
+    stained, striped, two_tone = rng.random() < 0.6, rng.random() < 0.12, rng.random() < 0.12
     return Look(
-        np.stack([colours[name] for name in PARTS]).astype(np.float32), table(specular, 0.05), table(gloss, 30.0), table(mirror, 0.0),
-        (float(rng.uniform(0.0, 0.35) if rng.random() < 0.6 else 0.0), float(np.exp(rng.uniform(1.0, 3.5)))),
-        axis * (rng.uniform(6, 25) if rng.random() < 0.12 else 0.0),
-        float(rng.uniform(-0.1, 0.08)) if rng.random() < 0.12 else -np.inf, stickers, float(rng.uniform(0, 64)),
-    )  # fmt: skip
+        albedo=np.stack([colours[name] for name in PARTS]).astype(np.float32),
+        specular=table(specular, 0.05),
+        gloss=table(gloss, 30.0),
+        mirror=table(mirror, 0.0),
+        stain=(stained * rng.uniform(0.0, 0.35), float(np.exp(rng.uniform(1.0, 3.5)))),
+        stripe=axis * striped * rng.uniform(6, 25),
+        two_tone=rng.uniform(-0.1, 0.08) if two_tone else -np.inf,
+        stickers=tuple(_random_sticker(rng) for _ in range(rng.poisson(0.9))),
+        seed=rng.uniform(0, 64),
+    )
+
+
+def _random_sticker(rng: np.random.Generator) -> Region:
+    """A patch of another colour, anywhere."""
+    return Region(
+        tuple(rng.uniform((-0.22, -0.45, -0.12), (0.22, 0.45, 0.12))),
+        tuple(rng.uniform(0.015, 0.09, 3)),
+        str(rng.choice(("decal_a", "decal_b"))),
+        float(rng.choice((2.0, 8.0))),
+    )
 
 
 def random_lights(rng: np.random.Generator, rotation: Float[np.ndarray, "3 3"]) -> Lights:
-    """Ambient light and one to three directional ones above the horizon; ``rotation`` takes the world (z up) to the camera."""
+    """Ambient light and one to three lamps above the horizon; ``rotation`` takes the world (z up) to the camera."""
     count = int(rng.choice((1, 2, 3), p=(0.5, 0.3, 0.2)))
     azimuth, height = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.25, 1.4, count)
     world = np.stack((np.cos(height) * np.cos(azimuth), np.cos(height) * np.sin(azimuth), np.sin(height)), -1)
-    power = (
-        rng.uniform(0.3, 1.1, count) * np.array([1.0, 0.45, 0.3])[:count] * (0.25 if rng.random() < 0.3 else 1.0)
-    )  # overcast
+    overcast = 0.25 if rng.random() < 0.3 else 1.0
+    power = rng.uniform(0.3, 1.1, count) * np.array([1.0, 0.45, 0.3])[:count] * overcast
     colour = power[:, None] * (1 + rng.uniform(-0.12, 0.12, (count, 1)) * (1, 0, -1))
     sky = rng.uniform(0.45, 0.95) * (1 + rng.uniform(-0.1, 0.15) * np.array((-1, 0, 1)))
     ground = sky * rng.uniform(0.15, 0.5) * rng.uniform(0.8, 1.2, 3)
@@ -183,7 +178,8 @@ def shade(
 
     Args:
         shape: its regions are painted here. look: materials and textures. lights: in the camera frame.
-        part: part id of the face a point lies on. points: in the object frame. normals: in the camera frame, any side, any length.
+        part: part id of the face a point lies on. points: in the object frame.
+        normals: in the camera frame, of any length, to either side.
         view: unit vectors from the camera to the points, camera frame.
     """
     part = paint_regions(part, points, shape.regions + look.stickers)
@@ -202,7 +198,8 @@ def shade(
     normals = normals * -np.sign(facing)  # both sides are lit: towards the viewer
     facing = np.abs(facing)
     up = (normals @ lights.up)[:, None]
-    colour = albedo * (lights.ground + (lights.sky - lights.ground) * (0.5 + 0.5 * up)) * np.float32(0.75)
+    open_ = np.clip(0.45 + 5 * (points[:, 2:] - shape.vertices[:, 2].min()), 0, 1)  # little light comes under a car
+    colour = albedo * (lights.ground + (lights.sky - lights.ground) * (0.5 + 0.5 * up)) * (np.float32(0.75) * open_)
     reflected = view + 2 * facing * normals
     specular, gloss = look.specular[part][:, None], look.gloss[part]
     for direction, light in zip(lights.direction, lights.colour, strict=True):

@@ -1,9 +1,10 @@
-"""Other categories, from the same primitives, for pre-training on pictures that contain no car (and as clutter behind cars).
+"""Other categories from the same primitives: for pre-training on pictures without cars, and as clutter behind cars.
 
-Every family has a canonical frame (front to -y, z up) and an asymmetric front and back; instances of a family vary as cars do.
+Every family has a canonical frame (front to -y, z up) and differs in front and back; its instances vary as cars do.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -157,7 +158,8 @@ def aeroplane(rng: np.random.Generator) -> Shape:
             foot = np.array([(0, start, z), (0, start + size, z)])
             for dz in (0.006, -0.006):
                 b.grid(
-                    np.stack((foot + (0, 0, dz), tip + (0, 0, dz * 0.4))), "second" if rng.random() < 0.3 else "paint"
+                    np.stack((foot + np.array((0, 0, dz)), tip + np.array((0, 0, dz * 0.4)))),
+                    "second" if rng.random() < 0.3 else "paint",
                 )
         if sweep > 0.08:
             x, y0 = s * span * 0.17, root + sweep * 0.34 - 0.02
@@ -178,11 +180,11 @@ def quadruped(rng: np.random.Generator) -> Shape:
     b.tube((0, -length * 0.28, z + 0.03), head, (fat * 0.7, fat * 0.45), "paint")
     size = u(0.07, 0.1)
     b.ellipsoid(
-        head + (0, -size * 0.7, -size * 0.2), (size * 0.75, size * u(1.3, 2.0), size), _part(rng, "paint", "second")
+        head + size * np.array((0, -0.7, -0.2)), (size * 0.75, size * u(1.3, 2.0), size), _part(rng, "paint", "second")
     )
     for x in (-1, 1):
-        ear = head + (x * size * 0.6, size * 0.2, size * 0.8)
-        b.tube(ear, ear + (x * u(0, 0.05), 0.02, u(0.05, 0.14)), (0.025, 0.008), "second", 6)
+        ear = head + size * np.array((x * 0.6, 0.2, 0.8))
+        b.tube(ear, ear + np.array((x * u(0, 0.05), 0.02, u(0.05, 0.14))), (0.025, 0.008), "second", 6)
         for y, at in ((-0.28, 0.02), (0.45, 0.0)):
             foot = (x * fat * 0.7, y * length + u(-0.05, 0.05), 0.0)
             b.tube((x * fat * 0.6, y * length + at, leg + 0.08), foot, (fat * 0.4, fat * 0.2), "paint", 8, "dark")
@@ -240,14 +242,14 @@ def jug(rng: np.random.Generator) -> Shape:
             (0, radius[3] * 0.9, h * 0.28),
         ]
     )
-    for first, last in zip(knots[:-1], knots[1:], strict=True):
+    for first, last in pairwise(knots):
         b.tube(first, last, 0.025, "second", 6)
     b.region((0, 0, h * u(0.3, 0.7)), (1, 1, u(0.01, 0.06)), "second")
     return b.shape()
 
 
 def cuboids(template: int) -> Callable[[np.random.Generator], Shape]:
-    """A family of random solids: the same 4-8 boxes, bars and balls for one ``template``, sizes and places varied per instance."""
+    """A family of random solids: the same boxes, bars and balls for one ``template``; instances vary size and place."""
 
     def make(rng: np.random.Generator) -> Shape:
         plan, b = np.random.default_rng((777, template)), Builder()
@@ -255,11 +257,8 @@ def cuboids(template: int) -> Callable[[np.random.Generator], Shape]:
         size = base * rng.uniform(0.8, 1.25, 3)
         b.box((0, 0, size[2] / 2), size, "paint", tuple(plan.uniform(0.6, 1.0, 2)))
         for _ in range(int(plan.integers(4, 8))):
-            kind, paired, part = (
-                plan.integers(3),
-                plan.random() < 0.6,
-                str(plan.choice(("paint", "second", "dark", "chrome", "glass"))),
-            )
+            kind, paired = plan.integers(3), plan.random() < 0.6
+            part = str(plan.choice(("paint", "second", "dark", "chrome", "glass")))
             at = plan.uniform((0.0, -0.5, -0.1), (0.5, 0.5, 1.2)) * size + rng.normal(0, 0.03, 3)
             extent = plan.uniform(0.06, 0.4, 3) * rng.uniform(0.75, 1.3, 3)
             present = rng.random() < 0.92
@@ -287,6 +286,7 @@ def cuboids(template: int) -> Callable[[np.random.Generator], Shape]:
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator], Shape]] = {
-    "chair": chair, "sofa": sofa, "desk": desk, "boat": boat, "aeroplane": aeroplane, "quadruped": quadruped, "monitor": monitor, "jug": jug,
+    "chair": chair, "sofa": sofa, "desk": desk, "boat": boat, "aeroplane": aeroplane, "quadruped": quadruped,
+    "monitor": monitor, "jug": jug,
     **{f"solid{k:02d}": cuboids(k) for k in range(12)},
 }  # fmt: skip

@@ -1,28 +1,25 @@
-"""One picture: an object with clutter, shadow, light and occluders in front of a backdrop, seen by a camera, then photographed.
+"""One picture: an object with clutter, shadow, light and occluders before a backdrop, seen by a camera, photographed.
 
-Only the object's own pose, camera and box are labelled. Frames and angles as in :mod:`nvsm_lightning.geometry.viewpoints`.
+Only the object's own pose, camera and box are labelled. Frames and angles: :mod:`nvsm_lightning.geometry.viewpoints`.
 """
 
-import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from scipy import ndimage
 
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
-from nvsm_lightning.render.engines import rasterize
-from nvsm_lightning.render.fragments import covered
 from nvsm_lightning.toy.backdrop import random_backdrop
-from nvsm_lightning.toy.materials import Lights, Look, random_lights, random_look, shade
+from nvsm_lightning.toy.drawing import FOCAL, Item, Layer, averaged, draw, photograph
+from nvsm_lightning.toy.materials import Lights, Look, random_lights, random_look
 from nvsm_lightning.toy.objects import FAMILIES
 from nvsm_lightning.toy.shapes import Shape
 
-FOCAL = 3000.0  # PASCAL3D+: focal 1 times a viewport of 3000 pixels
+Maker = Callable[[np.random.Generator], Shape]
 
 
 @dataclass(frozen=True)
@@ -32,11 +29,14 @@ class Realism:
     Attributes:
         width: of a picture, pixels; varied by ``size_jitter``. height: likewise.
         distance: of the camera, CAD units (a car is about 0.87 long: 330 px at 8, 130 px at 20).
-        azimuth_uniform: share of pictures with a uniform azimuth; the others crowd around the front quarters, side and rear quarters.
+        azimuth_uniform: share of pictures with a uniform azimuth; the others crowd around front quarters, sides and
+            rear quarters.
         elevation_high: share of pictures from 15 to 35 degrees instead of about 7.
         theta_deg: standard deviation of the in-plane turn, cut at 8 degrees.
-        clutter: number of background objects. occluded: share of pictures with something in front. cover: how much it may hide.
-        truncated: share of pictures whose object leaves the frame a little. box_jitter: of the annotated box, share of its size.
+        clutter: number of background objects.
+        occluded: share of pictures with something in front. cover: share of the object it may hide.
+        truncated: share of pictures whose object leaves the frame a little.
+        box_jitter: of each side of the annotated box, share of its size.
         supersample: rendering scale before averaging down.
     """
 
@@ -55,15 +55,7 @@ class Realism:
     supersample: int = 2
 
 
-@dataclass(frozen=True)
-class Item:
-    """An object placed in the camera frame: ``scale * rotation @ vertex + translation``."""
-
-    shape: Shape
-    look: Look
-    rotation: Float[np.ndarray, "3 3"]
-    scale: float
-    translation: Float[np.ndarray, " 3"]
+DEFAULT = Realism()
 
 
 @dataclass(frozen=True)
@@ -71,8 +63,10 @@ class Sample:
     """A picture with its label.
 
     Attributes:
-        image: RGB. viewpoint: azimuth, elevation, theta in radians. distance: CAD units. principal: pixels (the focal length is FOCAL).
-        box: (x1, y1, x2, y2) around the visible object, jittered. mask: its visible pixels. visible: share of it not hidden or cut off.
+        image: RGB. viewpoint: azimuth, elevation, theta in radians. distance: of the camera, CAD units.
+        principal: where the object's centre shows, pixels (the focal length is :data:`FOCAL`).
+        box: (x1, y1, x2, y2) around the visible object, jittered. mask: its visible pixels.
+        visible: share of the object that is neither hidden nor cut off (the latter measured on its box).
         truncated: part of it lies outside the picture. occluded: something stands in front.
         shape: the object itself (its vertices give the cuboid). keypoints: name -> (u, v, seen).
     """
@@ -106,112 +100,35 @@ def rotation_matrix(viewpoint: tuple[float, float, float]) -> Float[np.ndarray, 
     return rotation_from_viewpoint(torch.tensor(viewpoint, dtype=torch.float64)).numpy()
 
 
-def draw(
-    items: list[Item],
-    lights: Lights,
-    principal: tuple[float, float],
-    size: tuple[int, int],
-    supersample: int,
-    shadow: float = 0.0,
-) -> tuple[Float[np.ndarray, "height width 3"], Float[np.ndarray, "height width"], Bool[np.ndarray, "height2 width2"]]:
-    """Render items: premultiplied linear colour, coverage (shadows on the ground included), and the first item's supersampled mask.
+@dataclass(frozen=True)
+class _View:
+    """Camera, picture and light of one sample."""
 
-    Args:
-        items: placed objects. lights: in the camera frame. principal: pixels. size: (height, width).
-        supersample: samples a pixel and axis. shadow: darkness of the soft blob under every item, 0 for none.
-    """
-    height, width = size[0] * supersample, size[1] * supersample
-    vertices, faces, counts = [], [], [0]
-    for item in items:
-        ground = np.float32(_blob(item.shape))
-        points = np.concatenate((item.shape.vertices, ground)) @ (item.scale * item.rotation).T + item.translation
-        quad = np.array([(0, 1, 2), (0, 2, 3)]) + len(item.shape.vertices)
-        offset = sum(len(v) for v in vertices)
-        faces.append(np.concatenate((item.shape.faces, quad)) + offset if shadow else item.shape.faces + offset)
-        vertices.append(points)
-        counts.append(counts[-1] + len(faces[-1]))
-    camera = np.concatenate(vertices).astype(np.float32)
-    plane = camera[:, :2] / camera[:, 2:] * FOCAL + np.float32(principal)
-    uvz = torch.from_numpy(np.c_[plane * supersample, camera[:, 2]].astype(np.float32))[None]
-    triangles = torch.from_numpy(np.concatenate(faces))
-    face_id = rasterize(uvz, triangles, (height, width))
-    cells = (face_id >= 0).nonzero(as_tuple=True)
-    vertex, weight = (t.numpy() for t in covered(uvz, triangles, face_id, cells))
-    face = face_id[cells].numpy()
-    seen = np.einsum("nk,nkc->nc", weight, camera[vertex])
-    view = seen / np.linalg.norm(seen, axis=1, keepdims=True)
-    first, layer = np.zeros((height, width), bool), np.zeros((height, width, 4), np.float32)
-    colour, alpha = layer[..., :3], layer[..., 3]
-    row, column = cells[1].numpy(), cells[2].numpy()
-    for k, item in enumerate(items):
-        own = np.flatnonzero((face >= counts[k]) & (face < counts[k + 1]))
-        local = face[own] - counts[k]
-        on_object = local < len(item.shape.faces)
-        points = (seen[own] - np.float32(item.translation)) @ np.float32(item.rotation / item.scale)
-        solid, blob = own[on_object], own[~on_object]
-        offset = sum(len(v) for v in vertices[:k])
-        normal = np.einsum("nk,nkc->nc", weight[solid], item.shape.normals()[vertex[solid] - offset])
-        parts = item.shape.part[local[on_object]]
-        colour[row[solid], column[solid]] = shade(
-            item.shape, item.look, lights, parts, points[on_object], normal @ np.float32(item.rotation.T), view[solid]
-        )
-        alpha[row[solid], column[solid]] = 1
-        half = np.abs(item.shape.vertices[:, :2]).max(0)
-        reach = ((points[~on_object][:, :2] / half) ** 4).sum(1) ** 0.25  # 1 on the footprint's edge
-        alpha[row[blob], column[blob]] = shadow * np.clip((1.5 - reach) / 0.7, 0, 1) ** 1.5
-        if k == 0:
-            first[row[solid], column[solid]] = True
-    layer = _averaged(layer, supersample)
-    return layer[..., :3], layer[..., 3], first
+    viewpoint: tuple[float, float, float]
+    rotation: Float[np.ndarray, "3 3"]
+    distance: float
+    size: tuple[int, int]
+    principal: tuple[float, float]
+    lights: Lights
+
+    def project(self, points: Float[np.ndarray, "point 3"]) -> Float[np.ndarray, "point 2"]:
+        """Pixels of object points."""
+        camera = np.asarray(points) @ self.rotation.T + (0, 0, self.distance)
+        return camera[:, :2] / camera[:, 2:] * FOCAL + self.principal
+
+    def box(self, shape: Shape) -> Float[np.ndarray, " 4"]:
+        """(x1, y1, x2, y2) of the whole object, which may reach beyond the picture."""
+        uv = self.project(shape.vertices)
+        return np.concatenate((uv.min(0), uv.max(0)))
+
+    def place(self, rng: np.random.Generator, make: Maker, at, length: float, depth: float, tilt) -> Item:
+        """A new object of any azimuth whose centre shows at pixel ``at``, its diagonal about ``length`` pixels."""
+        shape, rotation = make(rng), rotation_matrix((rng.uniform(0, 2 * math.pi), *tilt))
+        x, y = (np.asarray(at) - self.principal) / FOCAL * depth
+        return Item(shape, random_look(rng), rotation, length * depth / FOCAL, np.array((x, y, depth)))
 
 
-def _averaged(
-    fine: Float[np.ndarray, "height2 width2 *channel"], step: int
-) -> Float[np.ndarray, "height width *channel"]:
-    """Mean over blocks of ``step`` by ``step`` (strided sums: ten times as fast as a reshaped mean over two axes)."""
-    return sum(fine[i::step, j::step] for i in range(step) for j in range(step)) * np.float32(1 / step**2)
-
-
-def _blob(shape: Shape) -> Float[np.ndarray, "4 3"]:
-    """Corners of the ground quad that carries the shadow."""
-    (x, y), z = np.abs(shape.vertices[:, :2]).max(0) * 1.5, shape.vertices[:, 2].min() + 1e-3
-    return np.array([(-x, -y, z), (x, -y, z), (x, y, z), (-x, y, z)])
-
-
-def _place(
-    rng: np.random.Generator,
-    shape: Shape,
-    at: tuple[float, float],
-    length_px: float,
-    depth: float,
-    tilt: tuple[float, float],
-    principal,
-) -> Item:
-    """An item with a random azimuth whose centre shows at pixel ``at`` and whose diagonal is about ``length_px`` pixels."""
-    rotation = rotation_matrix((rng.uniform(0, 2 * math.pi), *tilt))
-    x, y = (np.asarray(at) - principal) / FOCAL * depth
-    return Item(shape, random_look(rng), rotation, length_px * depth / FOCAL, np.array((x, y, depth)))
-
-
-def _clutter(rng, realism: Realism, viewpoint, distance: float, principal, size, ground, car) -> list[Item]:
-    """Background objects standing on the ground between the rows ``ground``; ``car`` makes more of the labelled kind."""
-    items = []
-    for _ in range(rng.integers(realism.clutter[0], realism.clutter[1] + 1)):
-        make = car if car is not None and rng.random() < 0.4 else FAMILIES[str(rng.choice(list(FAMILIES)))]
-        near = rng.random()
-        length = FOCAL / distance * (0.25 + 0.5 * near) * rng.uniform(0.7, 1.3)
-        foot = ground[0] + near * (ground[1] - ground[0])
-        at = (rng.uniform(-0.1, 1.1) * size[1], foot - 0.22 * length)
-        items.append(_place(rng, make(rng), at, length, distance * (1.5 - 0.3 * near), viewpoint[1:], principal))
-    return items
-
-
-def make_sample(
-    rng: np.random.Generator,
-    make: Callable[[np.random.Generator], Shape],
-    realism: Realism = Realism(),
-    clutter_car: bool = True,
-) -> Sample:
+def make_sample(rng: np.random.Generator, make: Maker, realism: Realism = DEFAULT, clutter_car: bool = True) -> Sample:
     """A random picture of a random object.
 
     Args:
@@ -220,124 +137,112 @@ def make_sample(
         clutter_car: whether other objects made by ``make`` may stand in the background.
     """
     shape, look = make(rng), random_look(rng)
-    viewpoint = random_viewpoint(rng, realism)
-    rotation, distance = rotation_matrix(viewpoint), float(np.exp(rng.uniform(*np.log(realism.distance))))
-    size = tuple(
-        int(edge * rng.uniform(1 - realism.size_jitter, 1 + realism.size_jitter))
-        for edge in (realism.height, realism.width)
-    )
-    truncated = bool(rng.random() < realism.truncated)
-    principal = _principal(rng, shape, rotation, distance, size, truncated)
-    lights = random_lights(rng, rotation)
-    item = Item(shape, look, rotation, 1.0, np.array((0, 0, distance)))
-    box, cut = _projected_box(shape, rotation, distance, principal, size)
-    horizon = min(rng.uniform(0.1, 0.55) * size[0], box[1] + rng.uniform(0.1, 0.6) * (box[3] - box[1]))
-    picture = random_backdrop(rng, *size, horizon)
+    view, item = _random_view(rng, shape, look, realism)
+    box = view.box(shape)
+    inside = np.clip(box, 0, (view.size[1], view.size[0]) * 2)
+    kept = float(np.prod(inside[2:] - inside[:2]) / np.prod(box[2:] - box[:2]))
+    horizon = min(rng.uniform(0.1, 0.55) * view.size[0], box[1] + rng.uniform(0.1, 0.6) * (box[3] - box[1]))
+    picture = random_backdrop(rng, *view.size, horizon)
     ground = (horizon, max(box[3] - 0.1 * (box[3] - box[1]), horizon + 1))
-    behind = _clutter(rng, realism, viewpoint, distance, principal, size, ground, make if clutter_car else None)
+    behind = _clutter(rng, realism, view, ground, make if clutter_car else None)
     if behind:
-        colour, alpha, _ = draw(behind, lights, principal, size, 1, shadow=0.5)
-        picture = colour + (1 - alpha[..., None]) * picture
+        picture = draw(behind, view.lights, view.principal, view.size, 1, shadow=0.5).over(picture)
     blur = rng.uniform(0, 1.5)
     picture = ndimage.gaussian_filter(picture, (blur, blur, 0))
-    colour, alpha, mask = draw([item], lights, principal, size, realism.supersample, shadow=rng.uniform(0.4, 0.95))
-    picture = colour + (1 - alpha[..., None]) * picture
-    total, occluded = mask.sum(), False
-    if rng.random() < realism.occluded:
-        picture, mask, occluded = _occlude(rng, realism, picture, mask, lights, principal, size, distance)
-    step = realism.supersample
-    small = _averaged(mask.astype(np.float32), step) > 0.5
-    image = photograph(rng, picture)
-    box = _jittered_box(rng, small, realism.box_jitter, size)
-    share = 1 - cut
+    step, shadow = realism.supersample, rng.uniform(0.4, 0.95)
+    layer = draw([item], view.lights, view.principal, view.size, step, shadow)
+    picture, mask = layer.over(picture), layer.first
+    front = _occluder(rng, realism, view, mask) if rng.random() < realism.occluded else None
+    visible = kept
+    if front is not None:
+        picture, mask = front.over(picture), mask & ~front.first
+        visible = kept * float(mask.sum() / layer.first.sum())
+    small = averaged(mask.astype(np.float32), step) > 0.5
     return Sample(
-        image, viewpoint, distance, principal, box, small, float(mask.sum() / max(total, 1) * share), cut > 0.01, occluded, shape,
-        _keypoints(shape, rotation, distance, principal, mask, step),
-    )  # fmt: skip
+        image=photograph(rng, picture),
+        viewpoint=view.viewpoint,
+        distance=view.distance,
+        principal=view.principal,
+        box=_jittered_box(rng, small, realism.box_jitter),
+        mask=small,
+        visible=visible,
+        truncated=kept < 0.99,
+        occluded=front is not None,
+        shape=shape,
+        keypoints=_keypoints(view, shape, mask, step),
+    )
 
 
-def _projected(points, rotation, distance: float, principal) -> Float[np.ndarray, "point 2"]:
-    camera = np.asarray(points) @ rotation.T + (0, 0, distance)
-    return camera[:, :2] / camera[:, 2:] * FOCAL + principal
-
-
-def _projected_box(shape: Shape, rotation, distance: float, principal, size) -> tuple[np.ndarray, float]:
-    """The object's full box in pixels, and the share of the box's area that is outside the picture."""
-    uv = _projected(shape.vertices, rotation, distance, principal)
-    box = np.concatenate((uv.min(0), uv.max(0)))
-    inside = np.clip(box, 0, (size[1], size[0]) * 2)
-    return box, 1 - float(np.prod(inside[2:] - inside[:2]) / np.prod(box[2:] - box[:2]))
-
-
-def _principal(rng, shape: Shape, rotation, distance: float, size, truncated: bool) -> tuple[float, float]:
-    """Where the object's centre goes: near the middle and all in frame, or cut off by 8 to 22 % on one side."""
-    centre = np.array((size[1], size[0])) / 2 + rng.normal(0, 0.05, 2) * (size[1], size[0])
-    box, _ = _projected_box(shape, rotation, distance, centre, size)
-    low, high = 4 - box[:2], np.array((size[1] - 4, size[0] - 4)) - box[2:]
+def _random_view(rng: np.random.Generator, shape: Shape, look: Look, realism: Realism) -> tuple[_View, Item]:
+    """A camera that sees the object near the middle and all in frame, or cut off by 8 to 22 % on one side."""
+    viewpoint = random_viewpoint(rng, realism)
+    rotation, distance = rotation_matrix(viewpoint), float(np.exp(rng.uniform(*np.log(realism.distance))))
+    jitter = realism.size_jitter
+    size = tuple(int(edge * rng.uniform(1 - jitter, 1 + jitter)) for edge in (realism.height, realism.width))
+    edges = np.array((size[1], size[0]))
+    truncated = rng.random() < realism.truncated
+    centre = edges / 2 + rng.normal(0, 0.05, 2) * edges
+    view = _View(viewpoint, rotation, distance, size, tuple(centre), random_lights(rng, rotation))
+    box = view.box(shape)
+    low, high = 4 - box[:2], edges - 4 - box[2:]
     shift = np.where(low < high, np.clip(0, low, high), (low + high) / 2)
     if truncated:
         axis, side = int(rng.random() < 0.25), rng.choice((0, 2))
         overhang = rng.uniform(0.08, 0.22) * (box[axis + 2] - box[axis])
-        shift[axis] = (-overhang - box[axis]) if side == 0 else size[1 - axis] + overhang - box[axis + 2]
-    return tuple(float(c) for c in centre + shift)
+        shift[axis] = (-overhang - box[axis]) if side == 0 else edges[axis] + overhang - box[axis + 2]
+    principal = tuple(float(c) for c in centre + shift)
+    return replace(view, principal=principal), Item(shape, look, rotation, 1.0, np.array((0, 0, distance)))
 
 
-def _occlude(rng, realism: Realism, picture, mask, lights, principal, size, distance: float):
-    """Put something in front that hides a share of the object within ``realism.cover``; gives up after four tries."""
-    step, rows, columns = realism.supersample, *np.nonzero(mask)
-    if len(rows) == 0:
-        return picture, mask, False
+def _clutter(
+    rng: np.random.Generator, realism: Realism, view: _View, ground: tuple[float, float], car: Maker | None
+) -> list[Item]:
+    """Background objects standing on the ground between the rows ``ground``; ``car``: more of the labelled kind."""
+    items = []
+    for _ in range(rng.integers(realism.clutter[0], realism.clutter[1] + 1)):
+        make = car if car is not None and rng.random() < 0.4 else FAMILIES[str(rng.choice(list(FAMILIES)))]
+        near = rng.random()
+        length = FOCAL / view.distance * (0.25 + 0.5 * near) * rng.uniform(0.7, 1.3)
+        at = (rng.uniform(-0.1, 1.1) * view.size[1], ground[0] + near * (ground[1] - ground[0]) - 0.22 * length)
+        items.append(view.place(rng, make, at, length, view.distance * (1.5 - 0.3 * near), view.viewpoint[1:]))
+    return items
+
+
+def _occluder(
+    rng: np.random.Generator, realism: Realism, view: _View, mask: Bool[np.ndarray, "fine_height fine_width"]
+) -> Layer | None:
+    """Something in front that hides a share of the object within ``realism.cover``; None after four vain tries."""
+    step, (rows, columns) = realism.supersample, np.nonzero(mask)
     for _ in range(4):
-        length = np.sqrt(mask.sum()) / step * rng.uniform(0.4, 1.0)
-        foot = (
-            max(rows.max() / step, 0) + rng.uniform(-0.1, 0.25) * length
-        )  # it stands in front, so lower in the picture
+        length = np.sqrt(len(rows)) / step * rng.uniform(0.4, 1.0)
+        foot = rows.max() / step + rng.uniform(-0.1, 0.25) * length  # it stands in front, so lower in the picture
         at = (columns[rng.integers(len(columns))] / step + rng.normal(0, 0.2) * length, foot - 0.3 * length)
-        shape = FAMILIES[str(rng.choice(list(FAMILIES)))](rng)
-        item = _place(rng, shape, at, length, distance * 0.6, (rng.uniform(0, 0.4), rng.normal(0, 0.1)), principal)
-        colour, alpha, front = draw([item], lights, principal, size, step)
-        hidden = (mask & front).sum() / mask.sum()
-        if realism.cover[0] < hidden < realism.cover[1]:
-            return colour + (1 - alpha[..., None]) * picture, mask & ~front, True
-    return picture, mask, False
+        make, tilt = FAMILIES[str(rng.choice(list(FAMILIES)))], (rng.uniform(0, 0.4), rng.normal(0, 0.1))
+        item = view.place(rng, make, at, length, view.distance * 0.6, tilt)
+        layer = draw([item], view.lights, view.principal, view.size, step)
+        if realism.cover[0] < (mask & layer.first).sum() / len(rows) < realism.cover[1]:
+            return layer
+    return None
 
 
-def _jittered_box(rng, mask, jitter: float, size) -> tuple[float, float, float, float]:
+def _jittered_box(
+    rng: np.random.Generator, mask: Bool[np.ndarray, "height width"], jitter: float
+) -> tuple[float, float, float, float]:
+    """The box of a mask, each side moved by up to ``jitter`` of its size, within the picture."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = np.array((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), float)
     box += rng.uniform(-jitter, jitter, 4) * np.tile(box[2:] - box[:2], 2)
-    return tuple(float(c) for c in np.clip(box, 0, (size[1], size[0]) * 2))
+    return tuple(float(c) for c in np.clip(box, 0, mask.shape[::-1] * 2))
 
 
 def _keypoints(
-    shape: Shape, rotation, distance: float, principal, mask, step: int
+    view: _View, shape: Shape, mask: Bool[np.ndarray, "fine_height fine_width"], step: int
 ) -> dict[str, tuple[float, float, bool]]:
-    """Named points in pixels; seen = inside the visible mask and on the side of the object that faces the camera."""
-    if not shape.keypoints:
-        return {}
-    points = np.array(list(shape.keypoints.values()))
-    uv = _projected(points, rotation, distance, principal)
+    """Named points in pixels; seen = inside the visible mask and on the half of the object that faces the camera."""
     found = {}
-    for name, point, (u, v) in zip(shape.keypoints, points, uv, strict=True):
+    for name, point in shape.keypoints.items():
+        u, v = view.project(np.array([point]))[0]
         row, column = int(v * step), int(u * step)
         inside = 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1] and bool(mask[row, column])
-        found[name] = (float(u), float(v), inside and float((rotation @ point)[2]) < 0.05)
+        found[name] = (float(u), float(v), inside and float(view.rotation[2] @ point) < 0.05)
     return found
-
-
-def photograph(
-    rng: np.random.Generator, linear: Float[np.ndarray, "height width 3"]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Exposure, colour cast, contrast, blur, noise and JPEG."""
-    gain = np.exp(rng.normal(0.1, 0.3)) * (1 + rng.normal(0, 0.06, 3))
-    picture = np.clip(linear * gain.astype(np.float32), 0, None)
-    picture /= 1 + picture * np.float32(rng.uniform(0.0, 0.35))  # soft shoulder
-    sigma = abs(rng.normal(0, 0.6))
-    picture = ndimage.gaussian_filter(picture, (sigma, sigma, 0))
-    picture = np.clip(picture, 0, 1) ** np.float32(1 / rng.uniform(1.9, 2.5))
-    picture += np.float32(rng.uniform(0.0, 0.03)) * rng.standard_normal(picture.shape, np.float32)
-    grey = picture @ np.full((3, 1), 1 / 3, np.float32)
-    picture = np.clip(grey + (picture - grey) * np.float32(rng.uniform(0.6, 1.2)), 0, 1)
-    buffer = io.BytesIO()
-    Image.fromarray((picture * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=int(rng.integers(60, 96)))
-    return np.asarray(Image.open(buffer))

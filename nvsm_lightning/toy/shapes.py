@@ -1,17 +1,18 @@
 """Procedural shapes: triangles with a part label each, built from a handful of primitives.
 
-Everything lives in the object frame of :mod:`nvsm_lightning.geometry.viewpoints`: front to -y, the object's left to +x, z up.
-A *crease* is where two primitives (or two :meth:`Builder.grid` calls) meet: vertices are shared, and so smoothed, only within one grid.
-Small things (lamps, grille, door lines) are not triangles but *regions*: superellipsoids in object space inside of which a pixel
-of the surface takes another part's look. They cost nothing to model and are sharp at any resolution.
+Everything lives in the object frame of :mod:`nvsm_lightning.geometry.viewpoints`: front to -y, the object's left to
++x, z up. Vertices are shared, and so smoothed, only within one call of :meth:`Builder.grid`: where two calls meet is a
+crease. Small things (lamps, grille, door lines) are not triangles but *regions*: superellipsoids in object space in
+which a point of the surface takes another part's look. They are cheap and sharp at any resolution.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
 
-# Part names, in the order of their ids: what a material is chosen for. "paint" and "second" are the object's own two colours.
+# Part names in the order of their ids: what a material is chosen for. "paint", "second": the object's own two colours.
 PARTS = (
     "paint",
     "second",
@@ -27,12 +28,13 @@ PARTS = (
     "decal_a",
     "decal_b",
 )
+Pair = Triple = Sequence[float | int] | np.ndarray  # of two and of three numbers
 PART = {name: index for index, name in enumerate(PARTS)}
 
 
 @dataclass(frozen=True)
 class Region:
-    """Surface points with ``sum |(x - centre) / half| ** power < 1`` that now belong to ``part`` (2: ellipsoid, large: box)."""
+    """Surface points with ``sum |(x - centre) / half| ** power < 1`` belong to ``part`` (2: ellipsoid, large: box)."""
 
     centre: tuple[float, float, float]
     half: tuple[float, float, float]
@@ -85,7 +87,7 @@ class Shape:
 
 
 class Builder:
-    """Collects primitives and regions into a :class:`Shape`. All lengths are in the units the caller likes; see ``normalised``."""
+    """Collects primitives and regions into a :class:`Shape`, in any unit of length (see ``Shape.normalised``)."""
 
     def __init__(self) -> None:
         self._vertices: list[np.ndarray] = []
@@ -113,7 +115,7 @@ class Builder:
         self._count += len(vertices)
 
     def grid(self, points: Float[np.ndarray, "rows columns 3"], part: str | np.ndarray, closed: bool = False) -> None:
-        """Add a smooth sheet of quads; ``closed`` joins the last column to the first. ``part`` may be ids [rows-1, quads a row]."""
+        """Add a smooth sheet of quads; ``closed`` joins last and first column; ``part``: a name, or an id a quad."""
         rows, columns = points.shape[:2]
         index = np.arange(rows * columns).reshape(rows, columns)
         if closed:
@@ -123,14 +125,14 @@ class Builder:
         labels = part if isinstance(part, str) else np.repeat(np.asarray(part).reshape(-1), 2)
         self.mesh(points.reshape(-1, 3), faces, labels)
 
-    def box(self, centre, size, part: str, taper=(1.0, 1.0), shift=(0.0, 0.0)) -> None:
-        """A box; its top face is scaled by ``taper`` in (x, y) and moved by ``shift``. Every side is flat (vertices of its own)."""
+    def box(self, centre: Triple, size: Triple, part: str, taper: Pair = (1.0, 1.0), shift: Pair = (0.0, 0.0)) -> None:
+        """A box with flat sides whose top face is scaled by ``taper`` in (x, y) and moved by ``shift``."""
         cx, cy, cz = centre
         hx, hy, hz = (s / 2 for s in size)
         low = np.array([(-hx, -hy), (hx, -hy), (hx, hy), (-hx, hy)])
         top = low * taper + shift
-        bottom3 = np.c_[low + (cx, cy), np.full(4, cz - hz)]
-        top3 = np.c_[top + (cx, cy), np.full(4, cz + hz)]
+        bottom3 = np.c_[low + np.array((cx, cy)), np.full(4, cz - hz)]
+        top3 = np.c_[top + np.array((cx, cy)), np.full(4, cz + hz)]
         for k in range(4):
             n = (k + 1) % 4
             self.grid(np.array([[bottom3[k], bottom3[n]], [top3[k], top3[n]]]), part)
@@ -138,7 +140,13 @@ class Builder:
         self.grid(np.array([[bottom3[1], bottom3[0]], [bottom3[2], bottom3[3]]]), part)
 
     def tube(
-        self, start, end, radius: float | tuple[float, float], part: str, sides: int = 12, cap: str | None = None
+        self,
+        start: Triple,
+        end: Triple,
+        radius: float | tuple[float, float],
+        part: str,
+        sides: int = 12,
+        cap: str | None = None,
     ) -> None:
         """A round bar or cone from ``start`` to ``end`` with flat ends (of part ``cap`` where given)."""
         start, end = np.asarray(start, float), np.asarray(end, float)
@@ -154,15 +162,15 @@ class Builder:
             fan = np.array([(0, k + 1, (k + 1) % sides + 1) for k in range(sides)])
             self.mesh(np.concatenate((centre[None], points)), fan, cap or part)
 
-    def ellipsoid(self, centre, radius, part: str, rings: int = 9, sides: int = 14) -> None:
+    def ellipsoid(self, centre: Triple, radius: Triple, part: str, rings: int = 9, sides: int = 14) -> None:
         """A smooth ellipsoid with semi-axes ``radius``."""
         polar = np.linspace(-np.pi / 2, np.pi / 2, rings)[:, None]
         angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)
         unit = np.stack((np.cos(polar) * np.cos(angle), np.cos(polar) * np.sin(angle), np.sin(polar) + 0 * angle), -1)
         self.grid(np.asarray(centre) + unit * np.asarray(radius), part, closed=True)
 
-    def plate(self, outline: Float[np.ndarray, "n 2"], axis: int, low: float, high: float, part: str) -> None:
-        """A flat convex outline given in the two other axes (in order x, y, z), thickened from ``low`` to ``high`` along ``axis``."""
+    def plate(self, outline: Sequence[Pair], axis: int, low: float, high: float, part: str) -> None:
+        """A flat convex outline in the two axes other than ``axis``, thickened from ``low`` to ``high`` along it."""
         outline = np.asarray(outline, float)
         sides = [np.insert(outline, axis, value, axis=1) for value in (low, high)]
         n = len(outline)
@@ -173,11 +181,15 @@ class Builder:
         for points in sides:
             self.mesh(points, fan, part)
 
-    def region(self, centre, half, part: str, power: float = 8.0, on: tuple[str, ...] = ("paint", "second")) -> None:
+    def region(
+        self, centre: Triple, half: Triple, part: str, power: float = 8.0, on: tuple[str, ...] = ("paint", "second")
+    ) -> None:
         """Add one :class:`Region`."""
-        self.regions.append(Region(tuple(centre), tuple(half), part, power, on))
+        self.regions.append(Region(tuple(map(float, centre)), tuple(map(float, half)), part, power, on))
 
-    def pair(self, centre, half, part: str, power: float = 8.0, on: tuple[str, ...] = ("paint", "second")) -> None:
+    def pair(
+        self, centre: Triple, half: Triple, part: str, power: float = 8.0, on: tuple[str, ...] = ("paint", "second")
+    ) -> None:
         """Add a region and its mirror image in x."""
         self.region(centre, half, part, power, on)
         self.region((-centre[0], *centre[1:]), half, part, power, on)
@@ -194,10 +206,10 @@ class Builder:
 def half_outline(
     front: float, back: float, width: float, stations: Float[np.ndarray, " s"], power: float = 6.0, edge: int = 6
 ) -> Float[np.ndarray, "n 2"]:
-    """Left half (x >= 0) of a rounded rectangle in plan, from the middle of the front edge to the middle of the back edge.
+    """Left half (x >= 0) of a rounded rectangle in plan, from the front edge's middle to the back edge's middle.
 
-    Index k of two outlines means the same place (front edge, corner, side at fraction ``stations[i]``), so that stacked outlines
-    can be joined point by point: a pillar is a line of constant k, whatever the rake.
+    Index k of two outlines means the same place (front edge, corner, side at fraction ``stations[i]``), so that stacked
+    outlines can be joined point by point: a pillar is a line of constant k, whatever the rake.
     """
     middle, half = (front + back) / 2, (back - front) / 2
     diagonal = 0.5 ** (1 / power)
@@ -210,7 +222,7 @@ def half_outline(
 
 
 def full_ring(half: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "m 3"]:
-    """Close a left half into a ring by its mirror image; the two middle points are not doubled. Counter-clockwise seen from +z."""
+    """A left half and its mirror image (middle points not doubled): a ring, counter-clockwise seen from +z."""
     return np.concatenate((half, half[-2:0:-1] * (-1, 1, 1)))
 
 

@@ -102,7 +102,9 @@ def test_a_strangers_folder_is_left_alone(tmp_path):
 
 
 def test_train_and_test_shapes_differ():
-    """Every picture's shape comes from its own stream; the streams of the parts are different for equal and unequal indices."""
+    """Every picture's shape comes from its own stream; the streams of the parts are different for equal and unequal
+    indices.
+    """
     states = {
         str(dataset._generator(seed, part, k).bit_generator.state["state"])
         for seed in (0, 1)

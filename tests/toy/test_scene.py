@@ -1,4 +1,6 @@
-"""Pictures and labels agree: the pose, the cuboid and the mask belong together, and the factors of realism are really there."""
+"""Pictures and labels agree: the pose, the cuboid and the mask belong together, and the factors of realism are really
+there.
+"""
 
 import math
 from dataclasses import replace
@@ -12,8 +14,9 @@ from nvsm_lightning.geometry.meshes import cuboid
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 from nvsm_lightning.toy.backdrop import random_backdrop
 from nvsm_lightning.toy.cars import FAMILIES, make_car
+from nvsm_lightning.toy.drawing import FOCAL, Item, draw
 from nvsm_lightning.toy.materials import random_lights, random_look
-from nvsm_lightning.toy.scene import FOCAL, Item, Realism, draw, make_sample, random_viewpoint, rotation_matrix
+from nvsm_lightning.toy.scene import Realism, make_sample, random_viewpoint, rotation_matrix
 from nvsm_lightning.toy.shapes import PART
 
 PLAIN = Realism(width=200, height=140, distance=(16.0, 24.0), occluded=0.0, truncated=0.0, box_jitter=0.0)
@@ -55,7 +58,9 @@ def centre_of_part(azimuth_deg: float, part: str) -> np.ndarray:
     look = replace(look, albedo=albedo, stickers=())
     rotation = rotation_matrix((math.radians(azimuth_deg), 0.1, 0.0))
     lights = random_lights(rng, rotation)
-    colour, _, _ = draw([Item(shape, look, rotation, 1.0, np.array((0, 0, 9.0)))], lights, (200, 140), (280, 400), 1)
+    colour = draw(
+        [Item(shape, look, rotation, 1.0, np.array((0, 0, 9.0)))], lights, (200.0, 140.0), (280, 400), 1
+    ).colour
     rows, columns = np.nonzero(colour[..., 1] - colour[..., 0] > 5)
     return np.array((len(rows), columns.mean() if len(rows) else np.nan, rows.mean() if len(rows) else np.nan))
 
