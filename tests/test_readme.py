@@ -1,4 +1,4 @@
-"""Every command of the README is one that exists: `nvsm` lines are parsed by the real command line, targets are in the Makefile."""
+"""Every command of the README exists: `nvsm` lines are parsed by the real command line, targets are in the Makefile."""
 
 import re
 import shlex

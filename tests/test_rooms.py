@@ -101,6 +101,8 @@ def test_files_and_functions_stay_small_and_public_ones_are_documented(file):
 
 # methods whose meaning is that of the class they override
 INHERITED = {
-    "forward", "filter", "train", "subcommands", "add_arguments_to_parser", "parse_arguments", "instantiate_classes", "error",
-    "setup", "teardown", "state_dict", "load_state_dict", "training_step", "validation_step", "test_step", "predict_step",
+    "forward", "filter", "train", "subcommands", "add_arguments_to_parser", "parse_arguments", "instantiate_classes",
+    "error",
+    "setup", "teardown", "state_dict", "load_state_dict", "training_step", "validation_step", "test_step",
+    "predict_step",
 }  # fmt: skip

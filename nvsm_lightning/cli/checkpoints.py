@@ -24,14 +24,14 @@ def read_hyper_parameters(path: str) -> dict[str, Any]:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise WeightsError(
-            f"{file} cannot be read as a checkpoint ({type(error).__name__}). It may be incomplete: use an earlier one, or "
-            "start the fit anew."
+            f"{file} cannot be read as a checkpoint ({type(error).__name__}). It may be incomplete: "
+            "use an earlier one, or start the fit anew."
         ) from error
     settings = content.get("hyper_parameters") if isinstance(content, dict) else None
     if not settings or "_class_path" not in settings:
         raise WeightsError(
-            f"{file} holds no settings of a model: it is not a checkpoint of `nvsm fit`. A file with weights alone belongs to "
-            "--model.backbone.weights."
+            f"{file} holds no settings of a model: it is not a checkpoint of `nvsm fit`. A file with "
+            "weights alone belongs to --model.backbone.weights."
         )
     settings = {key: value for key, value in settings.items() if key != "_instantiator"}
     return {"class_path": settings.pop("_class_path"), "init_args": settings}

@@ -12,7 +12,8 @@ from jsonargparse import ArgumentParser
 import nvsm_lightning
 
 PACKAGES = (
-    "torch", "lightning", "torchvision", "jsonargparse", "kornia", "roma", "numpy", "numba", "scipy", "trimesh", "wandb",
+    "torch", "lightning", "torchvision", "jsonargparse", "kornia", "roma", "numpy", "numba", "scipy", "trimesh",
+    "wandb",
 )  # fmt: skip
 DATA_SETS = {
     "toy": "toy_cars/Image_sets",
@@ -24,7 +25,7 @@ DATA_SETS = {
 
 def run(argv: Sequence[str]) -> int:
     """Print the findings; status 1 if something that every run needs is missing."""
-    parser = ArgumentParser(prog="nvsm doctor", description="Versions, devices, renderer engines, data and weights found.")
+    parser = ArgumentParser(prog="nvsm doctor", description="What is here of what the program needs.")
     parser.add_argument("--data_root", type=str, default="data", help="Folder below which data sets are looked for.")
     options = parser.parse_args(list(argv[1:]))
     sections = {
@@ -50,7 +51,8 @@ Finding = tuple[bool | None, str]  # whether it is as it must be (None: optional
 
 def versions() -> Iterator[Finding]:
     """Python and the packages whose version matters."""
-    yield True, f"nvsm_lightning {nvsm_lightning.__version__}, Python {platform.python_version()}, {platform.platform()}"
+    python = f"Python {platform.python_version()}, {platform.platform()}"
+    yield True, f"nvsm_lightning {nvsm_lightning.__version__}, {python}"
     for name in PACKAGES:
         try:
             yield True, f"{name} {metadata.version(name)}"
@@ -106,14 +108,16 @@ def data_sets(root: Path) -> Iterator[Finding]:
     """Data sets below a folder, by the file that marks each."""
     for name, mark in DATA_SETS.items():
         place = root / mark
-        yield place.exists() or None, f"{name}: {'found at' if place.exists() else 'not at'} {root / mark.split('/')[0]}"
+        found = "found at" if place.exists() else "not at"
+        yield place.exists() or None, f"{name}: {found} {root / mark.split('/')[0]}"
 
 
 def weights() -> Iterator[Finding]:
     """ImageNet weights in torch's cache, and the small network of this package."""
     cache = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache" / "torch")) / "hub" / "checkpoints"
     found = sorted(path.name for path in cache.glob("resnet*.pth"))
-    yield bool(found) or None, f"{cache}: {', '.join(found) if found else 'no ResNet weights (downloaded when a configuration names them)'}"
+    names = ", ".join(found) or "no ResNet weights (downloaded when a configuration names them)"
+    yield bool(found) or None, f"{cache}: {names}"
     packaged = Path(nvsm_lightning.__file__).parent / "features" / "small.pt"
     size = f"{packaged.stat().st_size / 2**20:.1f} MB" if packaged.is_file() else "missing: reinstall the package"
     yield packaged.is_file(), f"packaged network for the embedded set: {size}"

@@ -19,7 +19,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from nvsm_lightning.cli.checkpoints import check_category, read_hyper_parameters, without_weight_file
 from nvsm_lightning.cli.parser import SuggestingParser
@@ -33,7 +33,7 @@ COMMANDS = ("fit", "validate", "test", "predict")
 
 def run(argv: Sequence[str]) -> int:
     """Run one of the four commands with the classes of this package."""
-    import nvsm_lightning.data  # noqa: F401 - so that a configuration may say `class_path: EPFLCars`
+    import nvsm_lightning.data
     import nvsm_lightning.methods  # noqa: F401
     from nvsm_lightning.data.module import PoseData
     from nvsm_lightning.methods.base import PoseMethod
@@ -49,7 +49,7 @@ def run_command(
     data_class: type[LightningDataModule],
     trainer_class: type[Trainer],
 ) -> "NVSMCLI":
-    """Parse and run a command; returns the finished :class:`NVSMCLI` (its trainer, model and datamodule are attributes)."""
+    """Parse and run a command; returns the finished :class:`NVSMCLI`, which has trainer, model and datamodule."""
     quiet()
     command, files, options = split_arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def run_command(
 class NVSMCLI(LightningCLI):
     """LightningCLI with run folders, always-present report and checkpoint callbacks, and a test after every fit."""
 
-    def add_arguments_to_parser(self, parser: SuggestingParser) -> None:
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="nvsm", help="Name of the run: runs/<name>/<time>.")
         parser.add_argument(
             "--run_dir",
@@ -118,11 +118,11 @@ class NVSMCLI(LightningCLI):
             **{name: common for name in ("validate", "test", "predict")},
         }
 
-    def parse_arguments(self, parser: SuggestingParser, args: Any) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # the original warns when sys.argv is there as well
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning lets a checkpoint beat the command line, in fits too; the order of this file's first lines replaces it."""
+        """Lightning lets a checkpoint beat the command line; the order in this file's first lines replaces that."""
         self.subcommand = self.config["subcommand"]
         config = self.config[self.subcommand]
         path = config.get("ckpt_path")
@@ -138,7 +138,7 @@ class NVSMCLI(LightningCLI):
 
     def _fill_run_folder(self, config: Namespace) -> Path:
         wanted = config.get("run_dir") or config.get("trainer.default_root_dir")
-        folder = choose_run_folder(self.subcommand, wanted, config["name"], config.get("ckpt_path"))
+        folder = choose_run_folder(str(self.subcommand), wanted, config["name"], config.get("ckpt_path"))
         folder.mkdir(parents=True, exist_ok=True)
         config["trainer.default_root_dir"] = str(folder)
         earlier, first = folder / "config.yaml", folder / "config_first.yaml"

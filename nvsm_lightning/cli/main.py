@@ -37,22 +37,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--debug" in arguments:
         arguments.remove("--debug")
         debug = True
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(help_text())
-        return 0 if arguments else EXIT_ERROR
-    if arguments[0] in ("-V", "--version"):
-        print(f"nvsm_lightning {nvsm_lightning.__version__}")
-        return 0
-    if arguments[0] not in COMMANDS:
-        return fail(f"no command {arguments[0]!r}.{did_you_mean(arguments[0], COMMANDS)} `nvsm --help` lists them all.")
     try:
-        return importlib.import_module(COMMANDS[arguments[0]][0]).run(arguments) or 0
+        return dispatch(arguments)
+    except BrokenPipeError:  # `nvsm --help | head`
+        sys.stdout = open(os.devnull, "w")  # Python flushes it at exit
+        return EXIT_ERROR
     except (NVSMError, OSError) as error:
         if debug or not (isinstance(error, NVSMError) or error.errno == errno.ENOSPC):
             raise
         return fail(one_line(error))
     except KeyboardInterrupt:
         return fail("interrupted. A fit goes on from <run>/checkpoints/last.ckpt with --ckpt_path.", EXIT_INTERRUPTED)
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Answer help and version at once, import and run the command otherwise."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text(), flush=True)
+        return 0 if arguments else EXIT_ERROR
+    if arguments[0] in ("-V", "--version"):
+        print(f"nvsm_lightning {nvsm_lightning.__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        return fail(f"no command {arguments[0]!r}.{did_you_mean(arguments[0], COMMANDS)} `nvsm --help` lists them all.")
+    return importlib.import_module(COMMANDS[arguments[0]][0]).run(arguments) or 0
 
 
 def help_text() -> str:

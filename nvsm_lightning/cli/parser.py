@@ -1,6 +1,7 @@
-"""The argument parser of the Lightning commands: an unknown or wrong setting gives one short message, with a suggestion."""
+"""The argument parser of the Lightning commands: a wrong setting gives one short message, with a suggestion."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
@@ -21,10 +22,10 @@ CAUSE = re.compile(
 
 
 class SuggestingParser(LightningArgumentParser):
-    """Refuses what it does not know, says what may have been meant, and does not bury that under fifty lines of usage."""
+    """Refuses what it does not know and says what may have been meant, without fifty lines of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print ``nvsm: error: ...`` and exit with status 2 (or raise, where jsonargparse tries one type after another)."""
+        """Print ``nvsm: error: ...`` and exit with status 2; raise where jsonargparse tries one type after another."""
         parser = getattr(ex, "subcommand_parser", None) or self
         found = UNKNOWN.search(message)
         if found and "Did you mean" not in message:
@@ -67,7 +68,7 @@ def suggestion(key: str, known: list[str]) -> str:
     return did_you_mean(key.rsplit(".", 1)[-1], leaves)
 
 
-def _option_keys(options: list[str]) -> list[str]:
+def _option_keys(options: Sequence[str]) -> list[str]:
     return [option.lstrip("-") for option in options]
 
 

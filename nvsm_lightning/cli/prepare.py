@@ -96,7 +96,8 @@ def explain(name: str, words: Sequence[str]) -> int:
 
 
 def check(data: Any) -> list[str]:
-    """Read a data set as a fit would and count: parts, azimuths in eight sectors, cameras; one picture of each part is decoded.
+    """Read a data set as a fit would and count: parts, azimuths in eight sectors, cameras; one picture of each part is
+    decoded.
 
     Args:
         data: a ``PoseData`` that has not been set up.

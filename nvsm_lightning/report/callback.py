@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from nvsm_lightning.geometry.meshes import Mesh
 from nvsm_lightning.geometry.viewpoints import wrap_angle
 from nvsm_lightning.metrics.pose import azimuth_metrics, pose_error, pose_metrics
 from nvsm_lightning.report.gallery import contact_sheet, worst_median_best
@@ -22,8 +23,8 @@ from nvsm_lightning.report.rows import PictureRows, Rows
 from nvsm_lightning.report.tables import Row, csv_table, markdown_table, rich_table
 
 CONVENTION = (
-    "PASCAL3D+: azimuth 0 shows the front and grows as the camera moves to the object's own left; elevation is positive above "
-    "the object; theta turns the picture counter-clockwise"
+    "PASCAL3D+: azimuth 0 shows the front and grows as the camera moves to the object's own left; elevation is "
+    "positive above the object; theta turns the picture counter-clockwise"
 )
 
 
@@ -44,7 +45,7 @@ class RunReport(Callback):
     # ------------------------------------------------------------------ fit
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule
+        data = data_of(trainer)
         if trainer.is_global_zero and hasattr(data, "write_label_list"):
             data.write_label_list(folder_of(trainer) / "tables" / "labels.txt")
 
@@ -68,7 +69,7 @@ class RunReport(Callback):
         rows = self.rows.gathered()
         if not trainer.is_global_zero:
             return
-        data, folder = trainer.datamodule, folder_of(trainer)
+        data, folder = data_of(trainer), folder_of(trainer)
         truth = rows.truth.clone()
         if getattr(data, "azimuth_only", False):
             truth[:, 1:] = torch.nan  # assumed, not measured: only the azimuth is compared
@@ -85,7 +86,7 @@ class RunReport(Callback):
     def _results(
         self, trainer: Trainer, pl_module: LightningModule, rows: Rows, truth: Tensor, error: Tensor
     ) -> dict[str, Any]:
-        data = trainer.datamodule
+        data = data_of(trainer)
         labelled = label_viewpoints(data)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         skipped = getattr(data, "skipped", [])
@@ -128,14 +129,14 @@ class RunReport(Callback):
         self.message = [rich_table(table, title, caption), last]
 
     def _write_sheets(self, trainer: Trainer, pl_module: LightningModule, rows: Rows, error: Tensor) -> None:
-        dataset = dataset_of(trainer.test_dataloaders)
-        keys = keys_of(trainer.datamodule, "test", rows)
+        dataset, mesh = dataset_of(trainer.test_dataloaders), mesh_of(pl_module)
+        keys = keys_of(data_of(trainer), "test", rows)
         for name, chosen in worst_median_best(error, self.overlays).items():
             pictures = []
             for position in chosen.tolist():
                 item = item_of(dataset, int(rows.index[position]))
                 poses = [(rows.truth[position], TRUTH), (rows.viewpoint[position], PREDICTED)]
-                picture = overlay(item["image"], item["camera"], pl_module.mesh, poses, self.width)
+                picture = overlay(item["image"], item["camera"], mesh, poses, self.width)
                 azimuths = [f"{degrees(viewpoint[position, 0]):.0f}" for viewpoint in (rows.viewpoint, rows.truth)]
                 caption = f"error {degrees(error[position]):.1f} deg   azimuth {azimuths[0]} (true {azimuths[1]})"
                 pictures.append(captioned(picture, [caption, keys[position]]))
@@ -161,10 +162,10 @@ class RunReport(Callback):
         self.rows.add(outputs)
         if not self.overlays:
             return
-        keys = keys_of(trainer.datamodule, "predicted", None)
+        keys, mesh = keys_of(data_of(trainer), "predicted", None), mesh_of(pl_module)
         for row, index in enumerate(batch["index"].tolist()):
             poses = [(outputs["viewpoint"][row], PREDICTED)]
-            picture = overlay(batch["image"][row], batch["camera"][row : row + 1], pl_module.mesh, poses, self.width)
+            picture = overlay(batch["image"][row], batch["camera"][row : row + 1], mesh, poses, self.width)
             name = re.sub(r"[^\w.-]+", "_", keys[index] if index < len(keys) else str(index))
             picture.save(make_folder(folder_of(trainer) / "media") / f"{name}.png")
 
@@ -172,7 +173,7 @@ class RunReport(Callback):
         rows = self.rows.gathered()
         if not trainer.is_global_zero:
             return
-        data = trainer.datamodule
+        data = data_of(trainer)
         keys = keys_of(data, "predicted", rows)
         angles = [[round(degrees(angle), 3) for angle in viewpoint] for viewpoint in rows.viewpoint]
         predictions = [
@@ -216,6 +217,16 @@ class RunReport(Callback):
 def folder_of(trainer: Trainer) -> Path:
     """The run folder."""
     return Path(trainer.default_root_dir)
+
+
+def data_of(trainer: Trainer) -> LightningDataModule:
+    """The data of the run (Lightning sets this attribute without declaring it)."""
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def mesh_of(module: LightningModule) -> Mesh:
+    """The mesh whose cuboid is drawn."""
+    return module.mesh  # type: ignore[return-value]
 
 
 def make_folder(folder: Path) -> Path:

@@ -23,7 +23,8 @@ FRONT = (0, 1, 5, 4)
 def project_cuboid(
     mesh: Mesh, viewpoint: Float[Tensor, " 3"], camera: Camera
 ) -> tuple[Float[Tensor, "8 2"], Float[Tensor, "2 2"], int]:
-    """Pixels of the eight corners of the mesh's bounding cuboid and of the arrow from its front face forward; the far corner.
+    """Pixels of the eight corners of the mesh's bounding cuboid and of the arrow from its front face forward; the far
+    corner.
 
     Corner ``x + 2 y + 4 z`` has the high end of each axis whose bit is one. A box camera is fitted to the corners
     alone, so that the arrow, which leaves the cuboid, does not shrink it.
@@ -79,8 +80,8 @@ def overlay(
         stroke = max(2, SUPERSAMPLING * width // 190)
         for start, end in EDGES:
             hidden = far in (start, end)  # the three edges at the far corner are behind the object
-            line = {"fill": (*colour, 110), "width": stroke // 2} if hidden else {"fill": (*colour, 230), "width": stroke}
-            draw.line((*points[start], *points[end]), **line)
+            opacity, width_ = (110, stroke // 2) if hidden else (230, stroke)
+            draw.line((*points[start], *points[end]), fill=(*colour, opacity), width=width_)
         _arrow(draw, tail, head, (*colour, 255), stroke + 2)
         canvas = Image.alpha_composite(canvas, layer)
     return canvas.convert("RGB").resize((width, round(canvas.height / SUPERSAMPLING)), Image.Resampling.LANCZOS)

@@ -89,7 +89,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def git_commit(folder: Path | None = None) -> str | None:
-    """Commit of the working copy this package runs from, with ``-dirty`` for uncommitted changes; None outside of one."""
+    """Commit of the working copy this package runs from, ``-dirty`` if changed; None outside of one."""
     folder = folder or Path(__file__).parent
     try:
         tracked = _git(folder, "ls-files", "--error-unmatch", str(Path(__file__)))

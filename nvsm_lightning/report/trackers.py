@@ -29,7 +29,7 @@ class RunCSVLogger(CSVLogger):
         """The writer, made on first use."""
         if self._experiment is None:
             self._experiment = _RunWriter(self.log_dir, self.resume)
-        return self._experiment
+        return self._experiment  # type: ignore[return-value]
 
     @rank_zero_only
     def log_hyperparams(self, params: Any = None) -> None:

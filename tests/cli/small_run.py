@@ -1,4 +1,4 @@
-"""A small real data set and the smallest method that keeps the contract of the command line; used by the tests beside it."""
+"""A small real data set and the smallest method that the command line can run."""
 
 import csv
 import time
@@ -22,7 +22,12 @@ class MeanPose(LightningModule):
         lr: learning rate.
     """
 
-    def __init__(self, category: str = "car", backbone: BackboneSpec = BackboneSpec(), lr: float = 0.1) -> None:
+    def __init__(
+        self,
+        category: str = "car",
+        backbone: BackboneSpec = BackboneSpec(),  # noqa: B008
+        lr: float = 0.1,
+    ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.mesh = category_cuboid(category, 60)

@@ -1,4 +1,4 @@
-"""The command line's own behaviour, on the smallest method there is; the real methods are run in tests/methods and test_configs."""
+"""The command line's own behaviour, on the smallest method there is."""
 
 import csv
 import json
@@ -7,12 +7,12 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from small_run import MeanPose, write_pictures
 
 import nvsm_lightning.data  # noqa: F401 - class_path: PoseCSV
 from nvsm_lightning.cli.lightning_cli import option_value, run_command, split_arguments
 from nvsm_lightning.data.module import PoseData
 from nvsm_lightning.errors import ConfigError, DataError, WeightsError
-from small_run import MeanPose, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,9 @@ def place(tmp_path_factory):
         "model": {"class_path": "MeanPose"},
         "data": {
             "class_path": "PoseCSV",
-            "init_args": {"root": str(folder / "pictures"), "labels": 5, "epoch_images": 32, "crop": {"height": 32, "width": 64}},
+            "init_args": {
+                "root": str(folder / "pictures"), "labels": 5, "epoch_images": 32, "crop": {"height": 32, "width": 64},
+            },
         },
         "trainer": {"max_epochs": 2, "logger": [{"class_path": "nvsm_lightning.report.trackers.RunCSVLogger",
                                                  "init_args": {"save_dir": "."}}]},
@@ -48,7 +50,8 @@ def fitted(place):
 def test_a_fit_leaves_the_whole_run_folder(fitted):
     names = {str(path.relative_to(fitted)) for path in fitted.rglob("*") if path.is_file()}
     assert names >= {
-        "config.yaml", "checkpoints/last.ckpt", "metrics.csv", "results.json", "tables/results.csv", "tables/results.md",
+        "config.yaml", "checkpoints/last.ckpt", "metrics.csv", "results.json", "tables/results.csv",
+        "tables/results.md",
         "tables/predictions.csv", "tables/labels.txt", "media/worst.png", "media/median.png", "media/best.png",
     }  # fmt: skip
 
@@ -56,7 +59,8 @@ def test_a_fit_leaves_the_whole_run_folder(fitted):
 def test_results_hold_what_the_design_asks_for(fitted):
     results = json.loads((fitted / "results.json").read_text())
     assert {
-        "acc_pi_6", "acc_pi_18", "med_err_deg", "mean_err_deg", "flip_180_rate", "n_images", "n_labels", "seed", "dataset",
+        "acc_pi_6", "acc_pi_18", "med_err_deg", "mean_err_deg", "flip_180_rate", "n_images", "n_labels", "seed",
+        "dataset",
         "method", "seconds_per_image", "git_commit", "azimuth_mae_deg", "azimuth_median_deg",
     } <= set(results)  # fmt: skip
     assert (results["n_labels"], results["seed"], results["n_images"]) == (6, 3, 8)

@@ -14,7 +14,7 @@ def test_worst_median_and_best_are_what_they_say():
 
 def test_fewer_pictures_than_asked_for_are_all_shown():
     chosen = worst_median_best(torch.tensor([0.3, 0.1]), 12)
-    assert {name: sorted(indices.tolist()) for name, indices in chosen.items()} == dict.fromkeys(chosen, [0, 1])
+    assert all(sorted(indices.tolist()) == [0, 1] for indices in chosen.values())
 
 
 def test_the_sheet_holds_every_picture_once():
