@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,29 +71,51 @@ def make_toy(
     if size is not None:
         realism = Realism(**{**asdict(realism), "height": size[0], "width": size[1]})
     settings = _settings(seed, train, test, realism)
-    if root.exists() and any(root.iterdir()):
-        manifest = root / MANIFEST
-        if not manifest.is_file():
-            raise DataError(
-                f"{root} is not empty and was not made by the toy generator (no {MANIFEST}). Choose another folder."
-            )
-        if json.loads(manifest.read_text(encoding="utf-8")) == settings:
-            return
-    work = root.with_name(f".{root.name}.making-{os.getpid()}")
+    if root.exists() and any(root.iterdir()) and not (root / MANIFEST).is_file():
+        raise DataError(f"{root} is not empty and not an embedded set (no {MANIFEST}). Choose another folder.")
+    if _made_with(root) == settings:
+        return
+    work, old = (root.with_name(f".{root.name}.{what}-{os.getpid()}") for what in ("making", "old"))
     try:
-        shutil.rmtree(work, ignore_errors=True)
+        _clear_debris(root)
         _write(work, settings, realism, progress)
-        old = root.with_name(f".{root.name}.old-{os.getpid()}")
+        if _made_with(root) == settings:  # another process was faster
+            return
         if root.exists():
             root.rename(old)
         work.rename(root)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as reason:
-        raise DataError(
-            f"The embedded set could not be written to {root}: {reason}. Free the disk or choose another folder."
-        ) from reason
+        raise DataError(f"{root} could not be written: {reason}. Free the disk or choose another folder.") from reason
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for leftover in (work, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _made_with(root: Path) -> dict | None:
+    """Settings of the set in ``root``; None where there is none or its manifest is damaged."""
+    try:
+        return json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _clear_debris(root: Path) -> None:
+    """Remove folders beside ``root`` that killed processes left more than a day ago."""
+    for folder in root.parent.glob(f".{root.name}.making-*"):
+        if time.time() - folder.stat().st_mtime > 86400:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parallel(work: Callable[[Any], Any], jobs: Iterable) -> Iterator:
+    """Results in order, from threads: numpy, scipy, the rasteriser and JPEG release the interpreter lock.
+
+    When the caller stops early (an exception, Ctrl-C), what has not begun is not begun.
+    """
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        yield from pool.map(work, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _write(root: Path, settings: dict, realism: Realism, progress: bool) -> None:
@@ -101,10 +126,7 @@ def _write(root: Path, settings: dict, realism: Realism, progress: bool) -> None
         part, index, key = job
         write_sample(root, key, make_sample(_generator(settings["seed"], part, index), make_car, realism))
 
-    with ThreadPoolExecutor(
-        os.cpu_count() or 1
-    ) as pool:  # numpy, scipy, the rasteriser and JPEG release the interpreter lock
-        done = pool.map(work, jobs)
+    with closing(_parallel(work, jobs)) as done:
         for _ in track(done, "Making the embedded set", total=len(jobs), disable=not progress):
             pass
     for part, name in (("train", "train"), ("test", "val")):
@@ -169,6 +191,5 @@ def make_other(
         )
         return OtherSample(sample.image, family, torch.tensor(sample.viewpoint), camera, low, high)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for start in range(0, count, 64):  # in blocks: a slow consumer does not fill the memory
-            yield from pool.map(work, range(start, min(start + 64, count)))
+    for start in range(0, count, 64):  # in blocks: a slow consumer does not fill the memory
+        yield from _parallel(work, range(start, min(start + 64, count)))

@@ -94,9 +94,29 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, interruption):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupted_run_stops_at_once(tmp_path, monkeypatch):
+    begun = []
+
+    def fail(*_):
+        begun.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset, "make_sample", fail)
+    with pytest.raises(KeyboardInterrupt):
+        make_toy(tmp_path / "toy", train=5000, test=1, realism=SMALL, progress=False)
+    assert len(begun) < 5000
+
+
+def test_a_damaged_manifest_means_making_it_again(tmp_path):
+    make_toy(tmp_path / "toy", train=1, test=0, realism=SMALL, progress=False)
+    (tmp_path / "toy/toy.json").write_text("{half")
+    make_toy(tmp_path / "toy", train=1, test=0, realism=SMALL, progress=False)
+    assert (tmp_path / "toy/toy.json").read_text().startswith("{\n")
+
+
 def test_a_strangers_folder_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(DataError, match="not made by the toy generator"):
+    with pytest.raises(DataError, match="not an embedded set"):
         make_toy(tmp_path, train=1, test=0, realism=SMALL, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
