@@ -86,7 +86,8 @@ def project(
     ``u = px + f X / Z``, ``v = py + f Y / Z`` with ``(X, Y, Z) = R x + (0, 0, distance)`` in the OpenCV frame.
     Where ``camera.box`` is finite, u and v are stretched per axis until the extent of ``points`` is the box.
     """
-    in_camera = torch.einsum("bij,vj->bvi", rotation, points)
+    with torch.autocast(points.device.type, enabled=False):  # bf16 would move vertices by a tenth of a map cell
+        in_camera = torch.einsum("bij,vj->bvi", rotation, points)
     depth = in_camera[..., 2] + camera.distance[:, None]
     plane = in_camera[..., :2] / depth.clamp_min(1e-3)[..., None]
     uv = camera.principal[:, None] + camera.focal[:, None, None] * plane

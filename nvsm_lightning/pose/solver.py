@@ -59,11 +59,14 @@ def grid_losses(
 def distinct_modes(
     loss: Float[Tensor, "batch pose"], grid: Float[Tensor, "pose 3"], modes: int, distance: float
 ) -> Float[Tensor, "batch mode 3"]:
-    """The ``modes`` best grid poses of each picture that lie at least ``distance`` radians apart."""
+    """The ``modes`` best grid poses of each picture that lie at least ``distance`` radians apart.
+
+    Where the grid holds fewer such poses, the best one repeats.
+    """
     apart = viewpoint_error(grid[:, None], grid[None]) >= distance
     left, chosen = loss.clone(), []
     for _ in range(modes):
-        best = left.argmin(1)
+        best = torch.where(left.isfinite().any(1), left.argmin(1), loss.argmin(1))
         chosen.append(grid[best])
         left = left.masked_fill(~apart[best], torch.inf)
     return torch.stack(chosen, 1)
@@ -80,7 +83,8 @@ def refine(
 ) -> tuple[Float[Tensor, "batch mode 3"], Float[Tensor, "batch mode"]]:
     """Adam with NeMo's near-sign betas (.4, .6) on the viewpoints; step size times ``decay`` every third. Best iterate and its loss (A10)."""
     # Lightning tests under inference_mode, where no gradient can be taken: step out of it, with tensors that may be used outside.
-    with torch.inference_mode(False), torch.enable_grad():
+    # No autocast: the backward pass of the projection would run in bf16.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(start.device.type, enabled=False):
         evidence, start, free = evidence.usable(), start.clone(), free.clone()
         best, best_loss = start, torch.full(start.shape[:2], torch.inf, device=start.device)
         offset = torch.zeros_like(start, requires_grad=True)
