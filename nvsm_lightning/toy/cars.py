@@ -155,7 +155,7 @@ def _lines(builder: Builder, m: dict[str, float], rng: np.random.Generator) -> N
     if rng.random() < 0.45:
         part = rng.choice(("trim", "second"))
         top = low + rng.uniform(0.25, 0.5) * (m["nose"] - low)
-        for y in (0, 1):
+        for y in (0.0, 1.0):
             size = (1, rng.uniform(0.06, 0.14), (top - low) / 2 + 0.02)
             builder.region((0, y, (top + low) / 2 - 0.02), size, part)
         if rng.random() < 0.6:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -23,6 +23,7 @@ from nvsm_lightning.toy.drawing import FOCAL
 from nvsm_lightning.toy.layout import README, SOURCE, prepare_folders, write_off, write_sample
 from nvsm_lightning.toy.objects import FAMILIES
 from nvsm_lightning.toy.scene import DEFAULT, Realism, make_sample
+from nvsm_lightning.toy.shapes import triple
 
 GENERATOR_VERSION = 3  # raise with every change that alters a picture
 MANIFEST = "toy.json"
@@ -106,7 +107,7 @@ def _clear_debris(root: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parallel(work: Callable[[Any], Any], jobs: Iterable) -> Iterator:
+def _parallel(work: Callable[[Any], Any], jobs: Iterable) -> Generator:
     """Results in order, from threads: numpy, scipy, the rasteriser and JPEG release the interpreter lock.
 
     When the caller stops early (an exception, Ctrl-C), what has not begun is not begun.
@@ -186,9 +187,7 @@ def make_other(
             torch.tensor([sample.principal]),
             torch.full((1, 4), torch.nan),
         )
-        low, high = (
-            tuple(float(c) for c in corner) for corner in (sample.shape.vertices.min(0), sample.shape.vertices.max(0))
-        )
+        low, high = (triple(corner) for corner in (sample.shape.vertices.min(0), sample.shape.vertices.max(0)))
         return OtherSample(sample.image, family, torch.tensor(sample.viewpoint), camera, low, high)
 
     for start in range(0, count, 64):  # in blocks: a slow consumer does not fill the memory

@@ -69,13 +69,14 @@ def draw(
     """
     height, width = size[0] * supersample, size[1] * supersample
     camera, faces, first_vertex, first_face = _assemble(items, shadow > 0)
-    plane = (camera[:, :2] / camera[:, 2:] * FOCAL + np.float32(principal)) * supersample
+    plane = (camera[:, :2] / camera[:, 2:] * FOCAL + np.array(principal, np.float32)) * supersample
     uvz = torch.from_numpy(np.c_[plane, camera[:, 2]].astype(np.float32))[None]
     triangles = torch.from_numpy(faces)
     face_id = rasterize(uvz, triangles, (height, width))
-    cells = (face_id >= 0).nonzero(as_tuple=True)
+    picture, rows, columns = (face_id >= 0).nonzero(as_tuple=True)
+    cells = picture, rows, columns
     vertex, weight = (found.numpy() for found in covered(uvz, triangles, face_id, cells))
-    face, row, column = face_id[cells].numpy(), cells[1].numpy(), cells[2].numpy()
+    face, row, column = face_id[cells].numpy(), rows.numpy(), columns.numpy()
     # Only the rows with something in them are worked on, from a whole pixel to a whole pixel.
     low = row.min() // supersample if len(row) else 0
     high = row.max() // supersample + 1 if len(row) else 0
@@ -143,7 +144,8 @@ def _blob(item: Item, seen: Float[np.ndarray, "point 3"]) -> Float[np.ndarray, "
 
 def averaged(fine: Float[np.ndarray, "fine_height fine_width *channel"], step: int) -> Float[np.ndarray, "..."]:
     """Mean over blocks of ``step`` by ``step`` (strided sums: far faster than a reshaped mean over two axes)."""
-    return sum(fine[i::step, j::step] for i in range(step) for j in range(step)) * np.float32(1 / step**2)
+    blocks = [fine[i::step, j::step] for i in range(step) for j in range(step)]
+    return np.asarray(sum(blocks)) * np.float32(1 / step**2)
 
 
 def photograph(

@@ -160,7 +160,7 @@ def paint_regions(
         on = np.zeros(len(PARTS), bool)
         on[[PART[name] for name in region.on]] = True
         near = near[on[part[near]]]
-        offset = np.abs((points[near] - np.float32(region.centre)) / np.float32(region.half))
+        offset = np.abs((points[near] - np.array(region.centre, np.float32)) / np.array(region.half, np.float32))
         part[near[(offset**region.power).sum(1) < 1]] = PART[region.part]
     return part
 

@@ -178,11 +178,11 @@ def _random_view(rng: np.random.Generator, shape: Shape, look: Look, realism: Re
     viewpoint = random_viewpoint(rng, realism)
     rotation, distance = rotation_matrix(viewpoint), float(np.exp(rng.uniform(*np.log(realism.distance))))
     jitter = realism.size_jitter
-    size = tuple(int(edge * rng.uniform(1 - jitter, 1 + jitter)) for edge in (realism.height, realism.width))
-    edges = np.array((size[1], size[0]))
+    height, width = (int(edge * rng.uniform(1 - jitter, 1 + jitter)) for edge in (realism.height, realism.width))
+    edges = np.array((width, height))
     truncated = rng.random() < realism.truncated
     centre = edges / 2 + rng.normal(0, 0.05, 2) * edges
-    view = _View(viewpoint, rotation, distance, size, tuple(centre), random_lights(rng, rotation))
+    view = _View(viewpoint, rotation, distance, (height, width), tuple(centre), random_lights(rng, rotation))
     box = view.box(shape)
     low, high = 4 - box[:2], edges - 4 - box[2:]
     shift = np.where(low < high, np.clip(0, low, high), (low + high) / 2)
@@ -190,8 +190,8 @@ def _random_view(rng: np.random.Generator, shape: Shape, look: Look, realism: Re
         axis, side = int(rng.random() < 0.25), rng.choice((0, 2))
         overhang = rng.uniform(0.08, 0.22) * (box[axis + 2] - box[axis])
         shift[axis] = (-overhang - box[axis]) if side == 0 else edges[axis] + overhang - box[axis + 2]
-    principal = tuple(float(c) for c in centre + shift)
-    return replace(view, principal=principal), Item(shape, look, rotation, 1.0, np.array((0, 0, distance)))
+    px, py = (float(c) for c in centre + shift)
+    return replace(view, principal=(px, py)), Item(shape, look, rotation, 1.0, np.array((0, 0, distance)))
 
 
 def _clutter(
@@ -232,7 +232,8 @@ def _jittered_box(
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = np.array((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), float)
     box += rng.uniform(-jitter, jitter, 4) * np.tile(box[2:] - box[:2], 2)
-    return tuple(float(c) for c in np.clip(box, 0, mask.shape[::-1] * 2))
+    x1, y1, x2, y2 = (float(c) for c in np.clip(box, 0, mask.shape[::-1] * 2))
+    return x1, y1, x2, y2
 
 
 def _keypoints(

@@ -8,6 +8,7 @@ which a point of the surface takes another part's look. They are cheap and sharp
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,8 +29,15 @@ PARTS = (
     "decal_a",
     "decal_b",
 )
-Pair = Triple = Sequence[float | int] | np.ndarray  # of two and of three numbers
+Pair: TypeAlias = Sequence[float | int] | np.ndarray  # of two numbers
+Triple: TypeAlias = Sequence[float | int] | np.ndarray  # of three numbers
 PART = {name: index for index, name in enumerate(PARTS)}
+
+
+def triple(values: Triple) -> tuple[float, float, float]:
+    """Three numbers as plain floats."""
+    x, y, z = values
+    return float(x), float(y), float(z)
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,11 @@ class Shape:
         low, high = self.vertices.min(0), self.vertices.max(0)
         centre, scale = (low + high) / 2, 1 / np.linalg.norm(high - low)
 
-        def moved(point):
-            return tuple(float(c) for c in (np.asarray(point) - centre) * scale)
+        def moved(point: Triple) -> tuple[float, float, float]:
+            return triple((np.asarray(point) - centre) * scale)
 
         regions = tuple(
-            Region(moved(r.centre), tuple(h * float(scale) for h in r.half), r.part, r.power, r.on)
-            for r in self.regions
+            Region(moved(r.centre), triple(np.asarray(r.half) * scale), r.part, r.power, r.on) for r in self.regions
         )
         keypoints = {name: moved(point) for name, point in self.keypoints.items()}
         return Shape(((self.vertices - centre) * scale).astype(np.float32), self.faces, self.part, regions, keypoints)
@@ -171,8 +178,8 @@ class Builder:
 
     def plate(self, outline: Sequence[Pair], axis: int, low: float, high: float, part: str) -> None:
         """A flat convex outline in the two axes other than ``axis``, thickened from ``low`` to ``high`` along it."""
-        outline = np.asarray(outline, float)
-        sides = [np.insert(outline, axis, value, axis=1) for value in (low, high)]
+        flat = np.asarray(outline, float)
+        sides = [np.insert(flat, axis, np.full(len(flat), value), axis=1) for value in (low, high)]
         n = len(outline)
         for k in range(n):
             m = (k + 1) % n
@@ -185,7 +192,7 @@ class Builder:
         self, centre: Triple, half: Triple, part: str, power: float = 8.0, on: tuple[str, ...] = ("paint", "second")
     ) -> None:
         """Add one :class:`Region`."""
-        self.regions.append(Region(tuple(map(float, centre)), tuple(map(float, half)), part, power, on))
+        self.regions.append(Region(triple(centre), triple(half), part, power, on))
 
     def pair(
         self, centre: Triple, half: Triple, part: str, power: float = 8.0, on: tuple[str, ...] = ("paint", "second")
