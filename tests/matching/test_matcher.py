@@ -1,0 +1,162 @@
+import math
+
+import pytest
+import torch
+from conftest import radians
+
+from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.features.reading import read_vertices
+from nvsm_lightning.geometry.cameras import project
+from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint, viewpoint_error
+from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, bank_losses, match_pictures
+from nvsm_lightning.matching.synthesis import synthesise, vertex_features
+from nvsm_lightning.pose.likelihood import area_score, gather_evidence, pose_loss
+from nvsm_lightning.pose.space import PoseSpace
+
+SPACE = PoseSpace(24, [0.0, 10.0], [0.0])
+RIVAL = math.radians(30)
+
+
+def evidence_of(pictures):
+    return gather_evidence(pictures.feature_map, pictures.texture, pictures.clutter, pictures.camera)
+
+
+def anchors_of(pictures, chosen: list[int]) -> Anchors:
+    vertex, visible = vertex_features(pictures.feature_map, pictures.viewpoint, pictures.camera, pictures.renderer)
+    return Anchors(vertex[chosen], visible[chosen], pictures.viewpoint[chosen])
+
+
+def losses_of(pictures, anchors: Anchors, ring_deg: float = 180.0):
+    return anchor_losses(
+        pictures.feature_map, pictures.clutter, pictures.camera, anchors, SPACE.grid(), math.radians(ring_deg),
+        pictures.renderer,
+    )  # fmt: skip
+
+
+def test_unknown_sources_are_named() -> None:
+    with pytest.raises(ConfigError, match="Unknown source 'both'"):
+        MatchSettings(source="both")
+
+
+def test_bank_losses_are_the_pose_losses_of_the_grid(pictures) -> None:
+    losses, grid = bank_losses(evidence_of(pictures), SPACE, pictures.renderer), SPACE.grid()
+    for pose in (0, 11, 47):
+        own = pose_loss(evidence_of(pictures), grid[pose].expand(8, 1, 3), pictures.renderer)[:, 0]
+        assert torch.allclose(losses[:, pose], own, atol=1e-6)
+
+
+def test_anchor_losses_equal_the_slow_twin(pictures) -> None:
+    anchors, grid = anchors_of(pictures, [0, 3]), SPACE.grid()
+    losses = losses_of(pictures, anchors, ring_deg=60)
+    assert losses.shape == (8, 48)
+    ground = torch.einsum("bchw,c->bhw", pictures.feature_map, pictures.clutter)
+    for pose in range(0, 48, 5):
+        best = torch.full((8,), torch.inf)
+        for vertex, visible, viewpoint in zip(anchors.vertex, anchors.visible, anchors.viewpoint, strict=True):
+            if viewpoint_error(grid[pose], viewpoint) > math.radians(60):
+                continue
+            at = grid[pose].expand(8, 3)
+            drawn = synthesise(vertex, at, pictures.camera, pictures.renderer)
+            seen = synthesise(visible.float()[:, None], at, pictures.camera, pictures.renderer)[:, 0]
+            difference = (drawn * pictures.feature_map).sum(1) - seen * ground
+            best = torch.minimum(best, 1 - difference.sum((1, 2)) / seen.sum((1, 2)))
+        assert torch.allclose(losses[:, pose], best, atol=1e-5), pose
+
+
+def test_an_anchor_that_sees_everything_scores_by_area(pictures) -> None:
+    everything = torch.ones(1, len(pictures.texture), dtype=torch.bool)
+    anchors = Anchors(pictures.texture[None], everything, pictures.viewpoint[:1])
+    score = area_score(evidence_of(pictures), SPACE.grid().expand(8, -1, -1), pictures.renderer)
+    assert torch.allclose(losses_of(pictures, anchors), 1 - score, atol=1e-5)
+
+
+def test_zeros_of_hidden_vertices_neither_help_nor_hurt(pictures) -> None:
+    """Where what is seen fits every cell equally, the score does not tell how much of the mesh the anchor has seen."""
+    flat = torch.zeros_like(pictures.feature_map)
+    flat[:, 0], flat[:, 1] = 0.8, 0.6
+    clutter = torch.eye(flat.shape[1])[1]
+    for chosen in ([0], [2], [5]):
+        anchors = anchors_of(pictures, chosen)
+        vertex = torch.zeros_like(anchors.vertex)
+        vertex[..., 0] = anchors.visible.float()
+        known = Anchors(vertex, anchors.visible, anchors.viewpoint)
+        losses = anchor_losses(flat, clutter, pictures.camera, known, SPACE.grid(), math.radians(60), pictures.renderer)
+        reached = losses.isfinite()
+        assert reached.any() and torch.allclose(losses[reached], torch.tensor(1 - (0.8 - 0.6)), atol=1e-5)
+
+
+def test_poses_that_no_anchor_reaches_are_infinite_and_the_best_anchor_counts(pictures) -> None:
+    grid, ring = SPACE.grid(), 50.0
+    one, other = (losses_of(pictures, anchors_of(pictures, [k]), ring) for k in (0, 4))
+    both = losses_of(pictures, anchors_of(pictures, [0, 4]), ring)
+    reached = viewpoint_error(grid, pictures.viewpoint[0]) <= math.radians(ring)
+    assert torch.equal(one.isfinite(), reached.expand(8, -1)) and 0 < reached.sum() < 40
+    assert torch.equal(both, torch.minimum(one, other)) and both.isinf().any()
+
+
+@pytest.mark.parametrize("source", ["bank", "anchors"])
+def test_matching_finds_the_poses_of_pictures(pictures, make_pictures, source) -> None:
+    unlabelled = make_pictures(pictures.viewpoint + radians((17.0, 3.0, 0.0)))
+    evidence = evidence_of(unlabelled)
+    if source == "bank":
+        losses = bank_losses(evidence, SPACE, pictures.renderer)
+    else:
+        losses = losses_of(unlabelled, anchors_of(pictures, list(range(8))), 45)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, 12, RIVAL)
+    error = torch.rad2deg(viewpoint_error(rows[:, :3], unlabelled.viewpoint))
+    assert rows.shape == (8, 5) and error.max() < 4, error
+    assert (rows[:, 4] > 0).all() and ((rows[:, 0] >= 0) & (rows[:, 0] < 2 * math.pi)).all()
+
+
+def test_score_and_margin_come_from_the_grid(pictures) -> None:
+    losses, grid = bank_losses(evidence_of(pictures), SPACE, pictures.renderer), SPACE.grid()
+    rows = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, 0, RIVAL)
+    for item in range(8):
+        best = int(losses[item].argmin())
+        rivals = [
+            float(loss)
+            for loss, pose in zip(losses[item], grid, strict=True)
+            if viewpoint_error(pose, grid[best]) > RIVAL
+        ]
+        assert torch.equal(rows[item, :3], grid[best])
+        assert float(rows[item, 3]) == pytest.approx(1 - float(losses[item, best]), abs=1e-6)
+        assert float(rows[item, 4]) == pytest.approx(min(rivals) - float(losses[item, best]), abs=1e-6)
+    refined = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, 6, RIVAL)
+    assert torch.equal(refined[:, 3:], rows[:, 3:]) and not torch.equal(refined[:, :3], rows[:, :3])
+
+
+def test_refined_matches_are_no_worse_than_their_start(pictures) -> None:
+    evidence = evidence_of(pictures)
+    losses = bank_losses(evidence, SPACE, pictures.renderer)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, 12, RIVAL)
+    refined = pose_loss(evidence, rows[:, None, :3], pictures.renderer)[:, 0]
+    assert (refined <= losses.amin(1) + 1e-6).all()
+
+
+def test_pictures_without_rival_or_without_any_pose_have_no_margin(pictures) -> None:
+    evidence, grid = evidence_of(pictures), SPACE.grid()
+    losses = torch.full((8, len(grid)), torch.inf)
+    losses[:4, 5] = 0.3
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, 0, RIVAL)
+    assert torch.equal(rows[:4, :3], grid[5].expand(4, 3)) and (rows[:, 4] == 0).all()
+    assert rows[:4, 3].isfinite().all() and not rows[4:, 3].isfinite().any()  # selection drops what is not finite
+
+
+def test_a_front_back_symmetric_object_has_no_margin(pictures) -> None:
+    """The margin tells front from back: it vanishes for an object whose two ends look the same."""
+    flipped = pictures.mesh.vertices * torch.tensor([-1.0, -1.0, 1.0])
+    twin = torch.cdist(flipped, pictures.mesh.vertices).argmin(1)
+    symmetric = torch.nn.functional.normalize(pictures.texture + pictures.texture[twin], dim=1)
+    uvz = project(pictures.mesh.vertices, rotation_from_viewpoint(pictures.viewpoint), pictures.camera)
+    drawn, mask = pictures.renderer.render(symmetric, uvz)
+    ground = pictures.clutter[None, :, None, None].expand_as(drawn)
+    feature_map = torch.nn.functional.normalize(torch.where(mask[:, None], drawn, ground), dim=1)
+    evidence = gather_evidence(feature_map, symmetric, pictures.clutter, pictures.camera)
+    losses = bank_losses(evidence, SPACE, pictures.renderer)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, 0, RIVAL)
+    plain = match_pictures(
+        evidence_of(pictures), bank_losses(evidence_of(pictures), SPACE, pictures.renderer), SPACE, pictures.renderer,
+        0, RIVAL,
+    )  # fmt: skip
+    assert rows[:, 4].mean() < 0.35 * plain[:, 4].mean(), (rows[:, 4], plain[:, 4])
+    assert read_vertices(feature_map, uvz[..., :2]).isfinite().all()
