@@ -16,7 +16,7 @@ SEED ?= 0
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
-install: $(STAMP) ## make $(VENV) with the package and its development tools, once
+install: $(STAMP) ## make .venv with the package and its development tools, once
 	@echo "==> installed: $(BIN)/nvsm ($$($(BIN)/nvsm --version)). Put it on your path: source $(BIN)/activate"
 
 $(STAMP): pyproject.toml
@@ -42,9 +42,9 @@ lint: $(STAMP) ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: $(STAMP) ## measure the speed of the renderer and the pose solver on this machine
-	@$(BIN)/python -m pytest -m bench --override-ini addopts= -s tests
+bench: $(STAMP) ## measure the speed of features, renderer and pose solver on this machine
+	@$(BIN)/python experiments/bench_speed.py $(ARGS)
 
-clean: ## remove caches and builds (never runs, data or $(VENV))
+clean: ## remove caches and builds (never runs, data or .venv)
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	@find nvsm_lightning tests -name __pycache__ -type d -prune -exec rm -rf {} +

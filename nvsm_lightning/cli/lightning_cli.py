@@ -24,7 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from nvsm_lightning.cli.checkpoints import check_category, read_hyper_parameters, without_weight_file
 from nvsm_lightning.cli.parser import SuggestingParser
 from nvsm_lightning.cli.run_folder import choose_run_folder
-from nvsm_lightning.errors import ConfigError, WeightsError
+from nvsm_lightning.errors import ConfigError, NVSMError, WeightsError
 from nvsm_lightning.report.callback import RunReport
 
 BASE = Path(__file__).with_name("base.yaml")
@@ -77,14 +77,11 @@ def run_command(
                 parser_class=SuggestingParser,
                 parser_kwargs={"prog": "nvsm", "allow_abbrev": False, **{name: dict(defaults) for name in COMMANDS}},
             )
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error):
+        except Exception as error:
+            own = own_error(error, checkpoint)
+            if own is None or own is error:
                 raise
-            detail = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise WeightsError(
-                f"{checkpoint} does not fit the model that was asked for: {' '.join(detail[1:2])} "
-                f"({len(detail) - 1} such lines). Give the config.yaml of the checkpoint's own run."
-            ) from error
+            raise own from error
 
 
 class NVSMCLI(LightningCLI):
@@ -172,7 +169,7 @@ class NVSMCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
-        if subcommand in ("validate", "test"):
+        if subcommand == "test":
             arguments["verbose"] = False  # RunReport prints the table
         if subcommand == "predict":
             arguments["return_predictions"] = False  # RunReport writes them
@@ -188,6 +185,25 @@ def make_embedded_set(data: LightningDataModule) -> None:
         from nvsm_lightning.toy.dataset import make_toy
 
         make_toy(root)
+
+
+def own_error(error: BaseException, checkpoint: str | None = None) -> NVSMError | None:
+    """The error of ours behind ``error``, or None.
+
+    jsonargparse wraps what the constructor of a class raises; torch reports weights that do not fit as a RuntimeError.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, NVSMError):
+            return cause
+        cause = cause.__cause__
+    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+        detail = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return WeightsError(
+            f"{checkpoint} does not fit the model that was asked for: {' '.join(detail[1:2])} "
+            f"({len(detail) - 1} such lines). Give the config.yaml of the checkpoint's own run."
+        )
+    return None
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:

@@ -91,7 +91,7 @@ class RunReport(Callback):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         skipped = getattr(data, "skipped", [])
         return {
-            "method": snake_case(type(pl_module).__name__),
+            "method": type(pl_module).__name__.lower(),
             "dataset": getattr(data, "name", snake_case(type(data).__name__)),
             "synthetic": bool(getattr(data, "synthetic", False)),
             "category": getattr(data, "category", None),
@@ -191,7 +191,7 @@ class RunReport(Callback):
         skipped = [{"file": key, "reason": reason} for key, reason in getattr(data, "skipped", [])]
         content = {
             "category": getattr(data, "category", None),
-            "method": snake_case(type(pl_module).__name__),
+            "method": type(pl_module).__name__.lower(),
             "convention": CONVENTION,
             "seconds_per_image": rows.seconds_per_image,
             "predictions": predictions,

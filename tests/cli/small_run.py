@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import Tensor, nn
 
+from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.meshes import category_cuboid
 
@@ -30,6 +31,8 @@ class MeanPose(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if lr <= 0:
+            raise ConfigError(f"lr must be positive; got {lr}.")
         self.mesh = category_cuboid(category, 60)
         self.lr, self.backbone = lr, backbone
         self.pose = nn.Parameter(torch.zeros(3))

@@ -64,7 +64,7 @@ def test_results_hold_what_the_design_asks_for(fitted):
         "method", "seconds_per_image", "git_commit", "azimuth_mae_deg", "azimuth_median_deg",
     } <= set(results)  # fmt: skip
     assert (results["n_labels"], results["seed"], results["n_images"]) == (6, 3, 8)
-    assert (results["dataset"], results["method"]) == ("csv", "mean_pose")
+    assert (results["dataset"], results["method"]) == ("csv", "meanpose")
     assert set(results["baselines"]) == {"prior_only", "random"}
 
 
@@ -166,9 +166,11 @@ def test_commands_on_a_trained_model_ask_for_it(place, tmp_path):
         nvsm(place, "test", "--run_dir", str(tmp_path))
 
 
-def test_own_errors_come_through_the_parser_unharmed(place, tmp_path):
+def test_own_errors_come_through_parser_and_trainer_unharmed(place, tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         nvsm(place, "fit", "--data.root", "nowhere", "--run_dir", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^lr must be positive; got -1.0\.$"):
+        nvsm(place, "fit", "--model.lr", "-1", "--run_dir", str(tmp_path))
 
 
 @pytest.mark.parametrize(
