@@ -16,6 +16,7 @@ from nvsm_lightning.metrics.state import PoseErrors
 class PoseMethod(LightningModule):
     """Base of all methods. A method overrides ``estimate`` (and its training step) and has a ``mesh`` for the overlays."""
 
+    name: str  # in tables and results.json
     mesh: Mesh
 
     def __init__(self) -> None:

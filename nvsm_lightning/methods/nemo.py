@@ -33,6 +33,8 @@ class NeMo(PoseMethod):
         engine: renderer engine: auto, torch, numba or nvdiffrast.
     """
 
+    name = "nemo"
+
     def __init__(
         self,
         category: str = "car",

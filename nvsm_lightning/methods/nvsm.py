@@ -27,6 +27,7 @@ class NVSM(NeMo):
         kwargs: as NeMo.
     """
 
+    name = "nvsm"
     match_columns = 5
 
     def __init__(
