@@ -63,10 +63,10 @@ def main() -> None:
         fits = {"numba": "cpu", "nvdiffrast": "cuda"}.get(engine, device.type) == device.type
         if fits and available(engine):
             row(f"raster, {engine}", lambda engine=engine: rasterize(uvz, faces, size, engine))  # type: ignore[misc]
+    spec = BackboneSpec(name="small", frozen=[])
     for name in ("short", "paper"):
-        spec = BackboneSpec(name="small", frozen=[])
         method = NeMo(backbone=spec, solver=SolverSettings(name=name)).to(device).eval()
-        row(f"features and pose, small, solver {name}", lambda m=method: m.model.estimate(image, camera))  # type: ignore[misc]
+        row(f"features and pose, small, solver {name}", lambda m=method: m.model.estimate(image, camera))
     console.print(table)
 
 

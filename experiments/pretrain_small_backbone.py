@@ -1,8 +1,9 @@
 """Recipe of the small backbone that ships with the package (``backbone.weights: packaged``).
 
-It is trained contrastively (the loss of NeMo, all families in one softmax) on our own renders of other categories: chairs, tables, boats and
-so on, and no car. A network trained from nothing on 7 pictures has no features to match in the first E-step; ImageNet weights cannot be
-shipped. Run from the repository's root; about 15 minutes on 2 cores; the result is deterministic on one machine:
+It is trained contrastively (the loss of NeMo, all families in one softmax) on our own renders of other categories:
+chairs, tables, boats and so on, and no car. A network trained from nothing on 7 pictures has no features to match in
+the first E-step; ImageNet weights cannot be shipped. Run from the repository's root; about 15 minutes on 2 cores; the
+result is deterministic on one machine:
 
     python experiments/pretrain_small_backbone.py --out nvsm_lightning/features/small.pt
 """
@@ -135,10 +136,10 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     settings = parser.parse_args()
-    backbone = train(settings.count, settings.epochs, settings.batch_size, settings.seed, settings.dim, settings.vertices)
-    state = {
-        key: value.half() for key, value in backbone.state_dict().items() if key.startswith(("trunk.", "head."))
-    }
+    backbone = train(
+        settings.count, settings.epochs, settings.batch_size, settings.seed, settings.dim, settings.vertices
+    )
+    state = {key: value.half() for key, value in backbone.state_dict().items() if key.startswith(("trunk.", "head."))}
     torch.save(state, settings.out)
     print(f"wrote {settings.out}: {settings.out.stat().st_size / 1e6:.2f} MB")
 

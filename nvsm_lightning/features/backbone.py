@@ -1,8 +1,9 @@
 """Backbones: a picture goes in, a map of unit feature vectors at stride 8 comes out.
 
-``resnet18`` / ``resnet50`` are torchvision's; a weight file may hold the whole network or only conv1..layer3 (a truncated trunk).
-``small`` is a network for pictures of the embedded set. Heads: ``project`` (one bias-free linear map over the two finest taps, which keeps
-ImageNet features usable from the first step on: right for few labels) and ``upsample`` (NeMo's decoder, §2.3 of the NeMo code, for many).
+``resnet18`` / ``resnet50`` are torchvision's; a weight file may hold the whole network or only conv1..layer3 (a
+truncated trunk). ``small`` is a network for pictures of the embedded set. Heads: ``project`` (one bias-free linear map
+over the two finest taps, which keeps ImageNet features usable from the first step on: right for few labels) and
+``upsample`` (NeMo's decoder, §2.3 of the NeMo code, for many).
 """
 
 from collections.abc import Iterable
@@ -28,15 +29,16 @@ class BackboneSpec:
 
     Attributes:
         name: resnet18, resnet50, or small (a light network for the embedded set).
-        weights: "none" (random), a torchvision name such as IMAGENET1K_V1 (downloaded), a file (state dict, may end at layer3),
-            or "packaged" (the network that ships with this package, for name small only).
+        weights: "none" (random), a torchvision name such as IMAGENET1K_V1 (downloaded), a file (state dict, may end at
+            layer3), or "packaged" (the network that ships with this package, for name small only).
         head: project or upsample, see :mod:`nvsm_lightning.features.backbone`.
         dim: channels of the feature map.
         frozen: leading stages that never train, among conv1, layer1, layer2, layer3, layer4.
-        center: subtract the mean feature of the training pictures before the last normalisation. Features after a ReLU share a
-            large common direction that hides what tells cells apart; without it front and back are confused more often.
-        train_batch_norm: let batch norm use and update batch statistics. Off by default: with few labels the statistics of a
-            batch are worse than ImageNet's, and folded weight files would be destroyed by them.
+        center: subtract the mean feature of the training pictures before the last normalisation. Features after a ReLU
+            share a large common direction that hides what tells cells apart; without it front and back are confused
+            more often.
+        train_batch_norm: let batch norm use and update batch statistics. Off by default: with few labels the statistics
+            of a batch are worse than ImageNet's, and folded weight files would be destroyed by them.
     """
 
     name: str = "resnet18"
@@ -49,7 +51,9 @@ class BackboneSpec:
 
 
 class SmallTrunk(nn.Module):
-    """Four stages to strides 4, 8 and 16 with group norm: trains from nothing on small batches. Taps: layer2 (s8), layer3 (s16)."""
+    """Four stages to strides 4, 8 and 16 with group norm: trains from nothing on small batches.
+    Taps: layer2 (s8), layer3 (s16).
+    """
 
     channels = (96, 128)
 
@@ -105,7 +109,8 @@ class ProjectHead(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], dim: int) -> None:
         super().__init__()
-        self.project = nn.Conv2d(sum(channels), dim, 1, bias=False)  # bias-free: NeMo trains with and tests without one (A6)
+        # Bias-free: NeMo trains with and tests without one (A6).
+        self.project = nn.Conv2d(sum(channels), dim, 1, bias=False)
         nn.init.orthogonal_(self.project.weight.view(dim, -1))
 
     def forward(self, taps: list[Tensor]) -> Tensor:
@@ -117,7 +122,9 @@ class ProjectHead(nn.Module):
 
 
 class UpsampleHead(nn.Module):
-    """NeMo's decoder: double convolutions, bilinear upsampling, skip connections, then a bias-free linear map (§2.3)."""
+    """NeMo's decoder: double convolutions, bilinear upsampling, skip connections,
+    then a bias-free linear map (§2.3).
+    """
 
     def __init__(self, channels: tuple[int, ...], dim: int) -> None:
         super().__init__()
@@ -148,6 +155,9 @@ class Backbone(nn.Module):
     """Trunk + head. ``forward`` maps RGB pictures in 0..1 to unit feature vectors at stride 8."""
 
     stride = STRIDE
+    center: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
@@ -155,7 +165,7 @@ class Backbone(nn.Module):
         if spec.name not in ("small", "resnet18", "resnet50"):
             raise ConfigError(f"Unknown backbone {spec.name!r}. Choose resnet18, resnet50 or small.")
         weights = _find_weights(spec)
-        self.trunk: nn.Module = _build_trunk(spec, weights)
+        self.trunk: SmallTrunk | ResNetTrunk = _build_trunk(spec, weights)
         heads = {"project": ProjectHead, "upsample": UpsampleHead}
         if spec.head not in heads:
             raise ConfigError(f"Unknown backbone head {spec.head!r}. Choose one of {sorted(heads)}.")
@@ -168,7 +178,9 @@ class Backbone(nn.Module):
         for name in spec.frozen:
             stage = getattr(self.trunk, name, None)
             if name not in STAGES or stage is None:
-                raise ConfigError(f"backbone.frozen names {name!r}, which {spec.name} (up to its last stage) does not have.")
+                raise ConfigError(
+                    f"backbone.frozen names {name!r}, which {spec.name} (up to its last stage) does not have."
+                )
             for module in (stage, self.trunk.bn1) if name == "conv1" and hasattr(self.trunk, "bn1") else (stage,):
                 module.requires_grad_(False)
 
@@ -193,12 +205,14 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: Iterable[Float[Tensor, "batch 3 height width"]]) -> None:
-        """Set the centre to the mean feature of some pictures (no label is used); nothing happens where the spec says no centring."""
+        """Set the centre to the mean feature of some pictures (no label is used);
+        nothing happens where the spec says no centring.
+        """
         if not self.spec.center:
             return
         means = [(len(image), self.raw(image).mean((0, 2, 3))) for image in images]
         total = sum(count for count, _ in means)
-        self.center.copy_((sum(count * mean for count, mean in means) / total)[:, None, None])
+        self.center.copy_(torch.stack([count * mean for count, mean in means]).sum(0)[:, None, None] / total)
 
 
 def _find_weights(spec: BackboneSpec) -> dict[str, Tensor] | None:
@@ -219,9 +233,9 @@ def _find_weights(spec: BackboneSpec) -> dict[str, Tensor] | None:
         return torchvision.models.get_weight(f"{_enum_name(spec.name)}.{spec.weights}").get_state_dict(progress=True)
     except Exception as error:
         raise WeightsError(
-            f"Weights {spec.weights!r} for {spec.name} could not be had ({type(error).__name__}: {error}). Remedies: give a local "
-            "file (--model.backbone.weights FILE); put torchvision's file into $TORCH_HOME/hub/checkpoints; or train from "
-            "random weights (--model.backbone.weights none)."
+            f"Weights {spec.weights!r} for {spec.name} could not be had ({type(error).__name__}: {error}). Remedies: "
+            "give a local file (--model.backbone.weights FILE); put torchvision's file into "
+            "$TORCH_HOME/hub/checkpoints; or train from random weights (--model.backbone.weights none)."
         ) from error
 
 
@@ -235,14 +249,16 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsError(f"{path} cannot be read as a PyTorch state dict ({type(error).__name__}). Is it complete?") from error
+        raise WeightsError(
+            f"{path} cannot be read as a PyTorch state dict ({type(error).__name__}). Is it complete?"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} holds no state dict (names to tensors).")
     return state
 
 
-def _build_trunk(spec: BackboneSpec, weights: dict[str, Tensor] | None) -> nn.Module:
+def _build_trunk(spec: BackboneSpec, weights: dict[str, Tensor] | None) -> SmallTrunk | ResNetTrunk:
     if spec.name == "small":
         return SmallTrunk()
     # The project head reads strides 8 and 16 only; the decoder wants layer4 where the weights have it.
@@ -263,7 +279,8 @@ def _load(trunk: nn.Module, head: nn.Module, weights: dict[str, Tensor], spec: B
         wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
         if missing or wrong:
             raise WeightsError(
-                f"The weights {spec.weights!r} are not of a {spec.name}: {len(missing)} tensors missing (first: {missing[:2]}), "
-                f"{len(wrong)} of another shape (first: {wrong[:2]}). Give weights of the same network, or change backbone.name."
+                f"The weights {spec.weights!r} are not of a {spec.name}: {len(missing)} tensors missing (first: "
+                f"{missing[:2]}), {len(wrong)} of another shape (first: {wrong[:2]}). Give weights of the same "
+                "network, or change backbone.name."
             )
         part.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)

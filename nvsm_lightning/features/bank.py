@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class FeatureBank(nn.Module):
-    """``vertex`` (V, dim): mean unit feature of every vertex; ``clutter`` (J, dim): a ring of recent background features.
+    """``vertex`` (V, dim): mean unit feature of every vertex; ``clutter`` (J, dim): a ring of recent background
+    features.
 
     Args:
         vertices: number of mesh vertices V.
@@ -16,6 +17,11 @@ class FeatureBank(nn.Module):
         momentum: weight of the old mean; NVSM's alpha is ``1 - momentum``.
         legacy_update: divide the new mean by the batch size instead of by the visible count, as NeMo's code does.
     """
+
+    vertex: Tensor
+    clutter: Tensor
+    clutter_filled: Tensor
+    clutter_next: Tensor
 
     def __init__(
         self, vertices: int, dim: int, clutter_size: int = 2560, momentum: float = 0.9, legacy_update: bool = False
@@ -36,7 +42,8 @@ class FeatureBank(nn.Module):
     ) -> None:
         """One momentum step: ``mu <- normalise(momentum * mu + (1 - momentum) * mean of the visible features)``.
 
-        Under DDP the sums are taken over all ranks, so that the bank is the same on each. Vertices that no picture shows stay.
+        Under DDP the sums are taken over all ranks, so that the bank is the same on each. Vertices that no picture
+        shows stay.
         """
         weight = visible.to(vertex_features)
         # No einsum: autocast would turn it into a bf16 product.
@@ -54,7 +61,9 @@ class FeatureBank(nn.Module):
 
     @torch.no_grad()
     def push_clutter(self, noise: Float[Tensor, "noise dim"]) -> None:
-        """Write background features over the oldest rows of the ring (NeMo's own ring left 400 rows random for ever)."""
+        """Write background features over the oldest rows of the ring (NeMo's own ring left 400 rows random for
+        ever).
+        """
         noise = noise[-len(self.clutter) :]
         rows = (self.clutter_next + torch.arange(len(noise), device=noise.device)) % len(self.clutter)
         self.clutter[rows] = nnf.normalize(noise, dim=-1).to(self.clutter)
@@ -69,7 +78,9 @@ class FeatureBank(nn.Module):
 
     @property
     def clutter_mean(self) -> Float[Tensor, " dim"]:
-        """The single clutter feature of inference: the normalised mean of the ring (§2.6); zero while nothing was written."""
+        """The single clutter feature of inference: the normalised mean of the ring (§2.6);
+        zero while nothing was written.
+        """
         rows = self.clutter[: int(self.clutter_filled)]
         return nnf.normalize(rows.mean(0), dim=0) if len(rows) else torch.zeros_like(self.clutter[0])
 

@@ -11,8 +11,8 @@ def read_vertices(
 ) -> Float[Tensor, "batch vertex dim"]:
     """Features at map coordinates ``uv`` (cell (i, j) has its centre at (j + .5, i + .5)): ``F(P_theta x_r)`` of NVSM.
 
-    Bilinear, then normalised again (a mean of two unit vectors is shorter than one); ``nearest=True`` reads the cell that the vertex falls
-    into, as NeMo's code does. Coordinates outside the map read its border.
+    Bilinear, then normalised again (a mean of two unit vectors is shorter than one); ``nearest=True`` reads the cell
+    that the vertex falls into, as NeMo's code does. Coordinates outside the map read its border.
     """
     size = uv.new_tensor((feature_map.shape[-1], feature_map.shape[-2]))
     grid = (2 * uv / size - 1)[:, :, None]
@@ -32,7 +32,7 @@ def similarity_table(
 ) -> Float[Tensor, "batch hw vertex"]:
     """Dot product of every cell with every vertex feature.
 
-    Since ``<F(p), sum_k b_k f_k> = sum_k b_k <F(p), f_k>``, every render-and-compare loss of NeMo and NVSM and its pose gradient follow
-    from this table without rendering a feature map: one matrix product a picture.
+    Since ``<F(p), sum_k b_k f_k> = sum_k b_k <F(p), f_k>``, every render-and-compare loss of NeMo and NVSM and its pose
+    gradient follow from this table without rendering a feature map: one matrix product a picture.
     """
     return torch.matmul(cells(feature_map), features.T)

@@ -1,4 +1,7 @@
-"""Matching unlabelled pictures with synthesised features: the best pose of each picture, its score and its margin (E-step a, b; §4.4)."""
+"""Matching unlabelled pictures with synthesised features (E-step a, b; §4.4).
+
+Gives the best pose of each picture, its score and its margin.
+"""
 
 from dataclasses import dataclass
 
@@ -20,8 +23,9 @@ class MatchSettings:
     """How pictures are matched.
 
     Attributes:
-        source: what is synthesised: "bank" (mean features of all labelled, later also pseudo-labelled pictures) or "anchors" (features of each
-            labelled picture at poses around its own, the best anchor counting; finer in angle, confuses front and back more often).
+        source: what is synthesised: "bank" (mean features of all labelled, later also pseudo-labelled pictures) or
+            "anchors" (features of each labelled picture at poses around its own, the best anchor counting; finer in
+            angle, confuses front and back more often).
         anchor_ring_deg: with source anchors: poses up to this far from an anchor's own are synthesised from it.
         steps: Adam steps that refine the best pose of a picture; 0 keeps the grid pose.
     """
@@ -55,8 +59,8 @@ def anchor_losses(
 ) -> Float[Tensor, "batch pose"]:
     """``1 - max_a S_a``: for every grid pose the best anchor within ``ring`` radians of it.
 
-    ``S_a`` is the mean, over the cells in which vertices seen by the anchor are rendered, of object minus clutter similarity; zeros of hidden
-    vertices neither help nor hurt. Poses that no anchor reaches get infinity.
+    ``S_a`` is the mean, over the cells in which vertices seen by the anchor are rendered, of object minus clutter
+    similarity; zeros of hidden vertices neither help nor hurt. Poses that no anchor reaches get infinity.
     """
     losses = torch.full((len(feature_map), len(grid)), torch.inf, device=feature_map.device)
     for number in range(len(anchors.viewpoint)):
@@ -84,8 +88,9 @@ def match_pictures(
 ) -> Float[Tensor, "batch 5"]:
     """Rows (azimuth, elevation, theta, score, margin) of a batch from its grid losses.
 
-    The margin is the loss of the best grid pose more than ``rival`` radians away minus that of the best grid pose: both from the same
-    table before refinement, because a refined rival may walk into the winner. Refinement runs on ``evidence`` (the bank).
+    The margin is the loss of the best grid pose more than ``rival`` radians away minus that of the best grid pose: both
+    from the same table before refinement, because a refined rival may walk into the winner. Refinement runs on
+    ``evidence`` (the bank).
     """
     grid = space.grid().to(losses)
     best = losses.argmin(1)
@@ -101,8 +106,6 @@ def match_pictures(
     return torch.cat((viewpoint, score[:, None], margin[:, None]), 1)
 
 
-def bank_losses(
-    evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer
-) -> Float[Tensor, "batch pose"]:
+def bank_losses(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer) -> Float[Tensor, "batch pose"]:
     """Losses of the whole grid against the bank (the NeMo objective)."""
     return grid_losses(evidence, space.grid().to(evidence.table), renderer)

@@ -40,7 +40,10 @@ class PseudoLabels:
         return PseudoLabels(self.round, *(column[mask] for column in columns))
 
     def write_csv(self, path: Path, keys: list[str], error_deg: Float[Tensor, " label"] | None = None) -> None:
-        """One row a label. ``keys``: names of all pool pictures; ``error_deg``: against a hidden truth, for reporting only."""
+        """One row a label.
+
+        ``keys``: names of all pool pictures; ``error_deg``: against a hidden truth, for reporting only.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -48,5 +51,5 @@ class PseudoLabels:
             for row in range(len(self)):
                 angles = [f"{value:.3f}" for value in torch.rad2deg(self.viewpoint[row]).tolist()]
                 error = "" if error_deg is None or error_deg[row].isnan() else f"{error_deg[row]:.3f}"
-                numbers = [f"{self.score[row]:.6f}", f"{self.margin[row]:.6f}", int(self.anchor[row]), self.round, error]
-                writer.writerow([keys[int(self.index[row])], *angles, *numbers])
+                match = [f"{self.score[row]:.6f}", f"{self.margin[row]:.6f}", int(self.anchor[row])]
+                writer.writerow([keys[int(self.index[row])], *angles, *match, self.round, error])

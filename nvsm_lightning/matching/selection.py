@@ -18,11 +18,12 @@ class SelectionSettings:
     """The gates of the E-step. Our choices where the seed gives no numbers (A15, A16).
 
     Attributes:
-        ring_deg: a pose is open in round t when it lies within ``ring_deg * (t + 1)`` of a labelled pose: the pose samples grow outwards.
+        ring_deg: a pose is open in round t when it lies within ``ring_deg * (t + 1)`` of a labelled pose: the pose
+            samples grow outwards.
         first_share: share of the pool kept in the first round, those with the largest margin.
         last_share: share kept in the last round; linear in between.
-        bin_floor: each of 12 azimuth bins keeps at least ``bin_floor`` times the round's share of its own pictures, so that the easy views do
-            not crowd out the others.
+        bin_floor: each of 12 azimuth bins keeps at least ``bin_floor`` times the round's share of its own pictures, so
+            that the easy views do not crowd out the others.
         min_score: lowest score S of a match.
         rival_deg: the rival of the margin is the best pose at least this far away.
     """
@@ -63,9 +64,9 @@ def select(
 ) -> PseudoLabels:
     """Pseudo labels of a round from each picture's best pose, its score and its margin (NaN rows: pictures skipped).
 
-    One picture has one label: the pose with the largest score (the conflict rule of §4.5) is what the rows already hold. A picture
-    whose best pose is not open yet waits for a later round. Ties in the margin go to the lower index, so that the choice is
-    the same on every process.
+    One picture has one label: the pose with the largest score (the conflict rule of §4.5) is what the rows already
+    hold. A picture whose best pose is not open yet waits for a later round. Ties in the margin go to the lower index,
+    so that the choice is the same on every process.
     """
     anchor, distance = nearest_anchor(viewpoint.nan_to_num(), anchors)
     ring = torch.deg2rad(torch.tensor(settings.ring_deg * (round + 1)))

@@ -1,4 +1,6 @@
-"""Neural view synthesis: the feature map of a labelled picture at another pose (NVSM, "Neural View Synthesis"; §4.2)."""
+"""Neural view synthesis: the feature map of a labelled picture at another pose (NVSM, "Neural View Synthesis";
+§4.2).
+"""
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +19,8 @@ def vertex_features(
     renderer: FeatureRenderer,
     nearest: bool = False,
 ) -> tuple[Float[Tensor, "batch vertex dim"], Bool[Tensor, "batch vertex"]]:
-    """``sigma_r = V_r F(P_theta x_r)``: features of every vertex at a known pose, zero where it is hidden, and the visibility V_r.
+    """``sigma_r = V_r F(P_theta x_r)``: features of every vertex at a known pose, zero where it is hidden, and the
+    visibility V_r.
 
     ``camera`` in map pixels.
     """
@@ -42,8 +45,10 @@ def synthesise(
 def map_similarity(
     synthesised: Float[Tensor, "batch dim h w"], observed: Float[Tensor, "batch dim h w"]
 ) -> Float[Tensor, " batch"]:
-    """``S(F_theta', F_m) = 1/(HW) sum_hw [1 - d(F_theta', F_m)]`` with ``d = 1 - cosine`` (A13), i.e. a mean inner product.
+    """``S(F_theta', F_m) = 1/(HW) sum_hw [1 - d(F_theta', F_m)]`` with ``d = 1 - cosine`` (A13), i.e. a mean inner
+    product.
 
-    The E-step computes the same number from the similarity table (:func:`nvsm_lightning.pose.likelihood.object_scores`).
+    The E-step computes the same number from the similarity table
+    (:func:`nvsm_lightning.pose.likelihood.object_scores`).
     """
     return (synthesised * observed).sum(1).mean((1, 2))

@@ -1,4 +1,7 @@
-"""LightningModules: one file a method, assembly only. Importing this room makes ``class_path: NVSM`` work in a configuration."""
+"""LightningModules: one file a method, assembly only.
+
+Importing this room makes ``class_path: NVSM`` work in a configuration.
+"""
 
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.methods.nvsm import NVSM

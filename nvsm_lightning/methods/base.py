@@ -14,7 +14,9 @@ from nvsm_lightning.metrics.state import PoseErrors
 
 
 class PoseMethod(LightningModule):
-    """Base of all methods. A method overrides ``estimate`` (and its training step) and has a ``mesh`` for the overlays."""
+    """Base of all methods. A method overrides ``estimate`` (and its training step) and has a ``mesh`` for the
+    overlays.
+    """
 
     name: str  # in tables and results.json
     mesh: Mesh
@@ -41,7 +43,9 @@ class PoseMethod(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
-        self.log_dict({f"val/{name}": float(value) for name, value in self.val_errors.compute().items()}, sync_dist=False)
+        self.log_dict(
+            {f"val/{name}": float(value) for name, value in self.val_errors.compute().items()}, sync_dist=False
+        )
         self.val_errors.reset()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:

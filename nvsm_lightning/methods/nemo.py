@@ -15,7 +15,8 @@ from nvsm_lightning.training.contrast import ContrastSettings
 
 
 class NeMo(PoseMethod):
-    """Contrastive training of a backbone and a vertex bank on labelled pictures; pose by feature-level render-and-compare.
+    """Contrastive training of a backbone and a vertex bank on labelled pictures; pose by feature-level
+    render-and-compare.
 
     Args:
         category: object category; follows --data.category.
@@ -29,7 +30,8 @@ class NeMo(PoseMethod):
         head_learning_rate: of Adam, for the head, which starts from nothing.
         weight_decay: of Adam.
         milestones: epochs after which both learning rates are multiplied by 0.2.
-        mirror_average: at test time also solve the mirrored picture and keep the pose with the lower loss (symmetric categories).
+        mirror_average: at test time also solve the mirrored picture and keep the pose with the lower loss (symmetric
+            categories).
         engine: renderer engine: auto, torch, numba or nvdiffrast.
     """
 
@@ -78,7 +80,9 @@ class NeMo(PoseMethod):
         return estimate.viewpoint, estimate.loss
 
     def start_training(self, data: Any) -> None:
-        """Before the first epoch: centre the features on the training pictures (no label used) and fill the bank from the labelled ones."""
+        """Before the first epoch: centre the features on the training pictures (no label used) and fill the bank from
+        the labelled ones.
+        """
         images = (self.transfer_batch_to_device(batch, self.device, 0)["image"] for batch in data.anchor_dataloader())
         self.model.backbone.calibrate(images)
         self.fill_bank(data.anchor_dataloader())

@@ -1,7 +1,8 @@
-"""The neural mesh model: a mesh with a mean feature at every vertex, a clutter bank and a backbone (NeMo). Plain PyTorch.
+"""The neural mesh model: a mesh with a mean feature at every vertex, a clutter bank and a backbone (NeMo). Plain
+PyTorch.
 
-:class:`NeuralMesh` holds everything that NeMo and NVSM share and knows nothing of Lightning: its loss on labelled pictures, its bank
-and its pose estimate.
+:class:`NeuralMesh` holds everything that NeMo and NVSM share and knows nothing of Lightning: its loss on labelled
+pictures, its bank and its pose estimate.
 """
 
 from collections.abc import Iterable
@@ -66,6 +67,8 @@ class BankSettings:
 class NeuralMesh(nn.Module):
     """Backbone, mesh and feature bank of one category; see the module docstring."""
 
+    near: Tensor
+
     def __init__(
         self, category: str, backbone: BackboneSpec, mesh: MeshSpec, bank: BankSettings, contrast: ContrastSettings,
         space: PoseSpace, solver: SolverSettings, engine: str = "auto",
@@ -86,31 +89,36 @@ class NeuralMesh(nn.Module):
         key = (*feature_map.shape[-2:], feature_map.device)
         if key not in self._renderers:
             mesh = Mesh(self.mesh.vertices.to(feature_map.device), self.mesh.faces.to(feature_map.device))
-            self._renderers[key] = FeatureRenderer(mesh, tuple(feature_map.shape[-2:]), self.engine)
+            self._renderers[key] = FeatureRenderer(mesh, (feature_map.shape[-2], feature_map.shape[-1]), self.engine)
         return self._renderers[key]
 
     def features(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
         """The feature map F of unit vectors at stride 8."""
         if image.shape[-1] % STRIDE or image.shape[-2] % STRIDE:
-            raise ConfigError(f"Crops must have sides divisible by {STRIDE}; got {tuple(image.shape[-2:])}. Change data.crop.")
+            raise ConfigError(
+                f"Crops must have sides divisible by {STRIDE}; got {tuple(image.shape[-2:])}. Change data.crop."
+            )
         return self.backbone(image)
 
     def loss(self, batch: dict[str, Any], step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         """Contrastive loss of a labelled batch (§2.5) and, as a side effect, one bank update after the logits (§2.6).
 
-        The background cells are drawn by ``step`` and by the place of each picture in the batch of all processes together, so that a step
-        can be repeated and one process draws what several draw.
+        The background cells are drawn by ``step`` and by the place of each picture in the batch of all processes
+        together, so that a step can be repeated and one process draws what several draw.
         """
         feature_map = self.features(batch["image"])
         camera, renderer = batch["camera"].scaled(1 / STRIDE), self.renderer(feature_map)
         vertex, visible = vertex_features(
             feature_map, batch["viewpoint"], camera, renderer, self.bank_settings.legacy_nearest
         )
-        noise = self._background(feature_map, batch["viewpoint"], camera, self.contrast.noise_per_image, step, rank, world)
+        noise = self._background(
+            feature_map, batch["viewpoint"], camera, self.contrast.noise_per_image, step, rank, world
+        )
         # Copies: the update below writes into the buffers that the backward pass still needs.
         means, clutter = self.bank.vertex.clone(), self.bank.clutter[: max(1, int(self.bank.clutter_filled))].clone()
         main = contrastive_loss(vertex, visible, batch["weight"], means, clutter, self.near, self.contrast)
-        # Processes see different numbers of vertices; weighted so, their average is the mean over all pairs of the whole batch.
+        # Processes see different numbers of vertices; weighted so, their average is the mean over all pairs of the
+        # whole batch.
         main = main * share_of_pairs((visible * batch["weight"][:, None]).sum(), world)
         background = background_loss(noise, means)
         self.bank.update(vertex.detach(), visible, noise.detach())
@@ -124,14 +132,15 @@ class NeuralMesh(nn.Module):
         with torch.no_grad():
             uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint), camera)
             covered = renderer.fragments(uvz).mask
-        order = torch.rand(
-            world * len(covered), *covered.shape[1:], generator=torch.Generator().manual_seed(step)
-        )[rank::world]  # the data's sampler deals the pictures of a step out in the same way
+        order = torch.rand(world * len(covered), *covered.shape[1:], generator=torch.Generator().manual_seed(step))
+        order = order[rank::world]  # the data's sampler deals the pictures of a step out in the same way
         return draw_background(feature_map, covered, count, order.to(feature_map.device))
 
     @torch.no_grad()
     def accumulate(self, batches: Iterable[dict[str, Any]]) -> None:
-        """Set the vertex bank to the mean features over a whole pass, and fill the clutter ring from it (``accumulate_memory``, §3)."""
+        """Set the vertex bank to the mean features over a whole pass, and fill the clutter ring from it
+        (``accumulate_memory``, §3).
+        """
         total = torch.zeros_like(self.bank.vertex)
         count = torch.zeros(len(total), device=total.device)
         for number, batch in enumerate(batches):
@@ -170,7 +179,9 @@ class NeuralMesh(nn.Module):
     def mirror_estimate(
         self, image: Float[Tensor, "batch 3 height width"], camera: Camera, estimate: PoseEstimate
     ) -> PoseEstimate:
-        """The better, by loss, of ``estimate`` and the pose of the mirrored picture mirrored back (§1.5): symmetric categories only."""
+        """The better, by loss, of ``estimate`` and the pose of the mirrored picture mirrored back (§1.5):
+        symmetric categories only.
+        """
         mirrored = self.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]))
         better = mirrored.loss < estimate.loss
         return PoseEstimate(
@@ -181,7 +192,9 @@ class NeuralMesh(nn.Module):
 
 
 def share_of_pairs(pairs: Float[Tensor, ""], world: int) -> Float[Tensor, ""]:
-    """This process's number of (picture, vertex) pairs over the mean number of all ``world`` processes; 1 for a single one."""
+    """This process's number of (picture, vertex) pairs over the mean number of all ``world`` processes;
+    1 for a single one.
+    """
     if world == 1:
         return torch.ones_like(pairs)
     total = pairs.clone()

@@ -55,7 +55,8 @@ class NVSM(NeMo):
         self.anchors = Anchors(torch.cat(vertex), torch.cat(visible), torch.cat(viewpoint))
 
     def match(self, batch: dict[str, Any]) -> Float[Tensor, "batch 5"]:
-        """Best pose, score and margin of unlabelled pictures (E-step)."""
+        """Best pose, score and margin of unlabelled pictures (E-step); after ``start_matching``."""
+        assert self.anchors is not None
         model = self.model
         feature_map = model.features(batch["image"])
         evidence, renderer = model.evidence_of(feature_map, batch["camera"])
@@ -71,11 +72,13 @@ class NVSM(NeMo):
         return match_pictures(evidence, losses, model.space, renderer, self.match_settings.steps, rival)
 
     def finish_matching(self, round: int, rows: Float[Tensor, "pool 5"], data: Any) -> None:
-        """Choose the pseudo labels, hand them to the data, write them down, and set the bank from labelled and pseudo-labelled pictures."""
-        rows = rows.cpu()
-        labels = select(
-            round, self.trainer.em.rounds, rows[:, :3], rows[:, 3], rows[:, 4], self.anchors.viewpoint.cpu(), self.selection
-        )
+        """Choose the pseudo labels, hand them to the data, write them down,
+        and set the bank from labelled and pseudo-labelled pictures.
+        """
+        assert self.anchors is not None
+        rows, anchors = rows.cpu(), self.anchors.viewpoint.cpu()
+        rounds = self.trainer.em.rounds  # type: ignore[attr-defined]
+        labels = select(round, rounds, rows[:, :3], rows[:, 3], rows[:, 4], anchors, self.selection)
         if len(labels) == 0:
             raise DataError(
                 f"Round {round + 1}: no picture of the pool of {len(rows)} passed the gates of the E-step. "

@@ -41,7 +41,9 @@ def gather_evidence(
     clutter_feature: Float[Tensor, " dim"],
     camera: Camera,
 ) -> Evidence:
-    """Tables of a batch; ``camera`` in map pixels. float32 always: a bf16 table moves the pose by a quarter of a degree."""
+    """Tables of a batch; ``camera`` in map pixels. float32 always: a bf16 table moves the pose by a quarter of a
+    degree.
+    """
     with torch.autocast(feature_map.device.type, enabled=False):
         table = similarity_table(feature_map.float(), vertex_features.float())
         return Evidence(table, cells(feature_map.float()) @ clutter_feature.float(), camera)
@@ -50,7 +52,8 @@ def gather_evidence(
 def object_scores(
     evidence: Evidence, viewpoint: Float[Tensor, "batch pose 3"], renderer: FeatureRenderer
 ) -> tuple[Float[Tensor, "batch pose hw"], Bool[Tensor, "batch pose hw"]]:
-    """``s_obj``: inner product of the rendered and the observed feature in every cell, and where the mesh covers the map.
+    """``s_obj``: inner product of the rendered and the observed feature in every cell, and where the mesh covers the
+    map.
 
     Exact: interpolating similarities equals the similarity of interpolated features. Differentiable in ``viewpoint``
     through the barycentric weights (hard visibility, as in NeMo).
@@ -75,7 +78,9 @@ def object_scores(
 def pose_loss(
     evidence: Evidence, viewpoint: Float[Tensor, "batch pose 3"], renderer: FeatureRenderer
 ) -> Float[Tensor, "batch pose"]:
-    """``1 - [mean_p max(s_obj, s_clu) - mean_p s_clu]`` over all cells, with s_obj = 0 where no face is (§2.8, step 4)."""
+    """``1 - [mean_p max(s_obj, s_clu) - mean_p s_clu]`` over all cells, with s_obj = 0 where no face is (§2.8,
+    step 4).
+    """
     score, _ = object_scores(evidence, viewpoint, renderer)
     clutter = evidence.clutter[:, None]
     return 1 - (torch.maximum(score, clutter) - clutter).mean(-1)
@@ -84,9 +89,11 @@ def pose_loss(
 def area_score(
     evidence: Evidence, viewpoint: Float[Tensor, "batch pose 3"], renderer: FeatureRenderer, use_clutter: bool = True
 ) -> Float[Tensor, "batch pose"]:
-    """NVSM's S(F_theta', F_m), as a mean over the covered cells instead of all: poses of different silhouettes compare (§4.2).
+    """NVSM's S(F_theta', F_m), as a mean over the covered cells instead of all: poses of different silhouettes compare
+    (§4.2).
 
-    With ``use_clutter`` the clutter similarity of the covered cells is subtracted: a likelihood ratio of object against background.
+    With ``use_clutter`` the clutter similarity of the covered cells is subtracted: a likelihood ratio of object against
+    background.
     """
     score, mask = object_scores(evidence, viewpoint, renderer)
     if use_clutter:
@@ -97,7 +104,9 @@ def area_score(
 def occlusion_map(
     evidence: Evidence, viewpoint: Float[Tensor, "batch 3"], renderer: FeatureRenderer
 ) -> Float[Tensor, "batch h w"]:
-    """0 = background, 1 = object seen, 2 = object hidden: a covered cell is seen iff ``s_obj > s_clu`` (§2.2, §2.8 step 7)."""
+    """0 = background, 1 = object seen, 2 = object hidden: a covered cell is seen iff ``s_obj > s_clu`` (§2.2,
+    §2.8 step 7).
+    """
     score, mask = object_scores(evidence, viewpoint[:, None], renderer)
     hidden = score[:, 0] <= evidence.clutter
     labels = torch.where(mask[:, 0], 1.0 + hidden, 0.0)

@@ -18,7 +18,8 @@ class SolverSettings:
     """How a pose is found.
 
     Attributes:
-        name: "short" (grid of the pose space, a few modes, few Adam steps) or "paper" (NeMo: 144 starts, the best one, 300 steps).
+        name: "short" (grid of the pose space, a few modes, few Adam steps) or "paper" (NeMo: 144 starts, the best one,
+            300 steps).
         modes: distinct starts refined together (short only); the front/back twin of a car is one.
         steps: Adam steps (short only).
         learning_rate: first step size in radians (short only); multiplied by 0.3 every third of the steps.
@@ -81,9 +82,11 @@ def refine(
     learning_rate: float,
     decay: float,
 ) -> tuple[Float[Tensor, "batch mode 3"], Float[Tensor, "batch mode"]]:
-    """Adam with NeMo's near-sign betas (.4, .6) on the viewpoints; step size times ``decay`` every third. Best iterate and its loss (A10)."""
-    # Lightning tests under inference_mode, where no gradient can be taken: step out of it, with tensors that may be used outside.
-    # No autocast: the backward pass of the projection would run in bf16.
+    """Adam with NeMo's near-sign betas (.4, .6) on the viewpoints; step size times ``decay`` every third.
+    Best iterate and its loss (A10).
+    """
+    # Lightning tests under inference_mode, where no gradient can be taken: step out of it, with tensors that may be
+    # used outside. No autocast: the backward pass of the projection would run in bf16.
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(start.device.type, enabled=False):
         evidence, start, free = evidence.usable(), start.clone(), free.clone()
         best, best_loss = start, torch.full(start.shape[:2], torch.inf, device=start.device)
@@ -104,9 +107,7 @@ def refine(
     return best, best_loss
 
 
-def solve(
-    evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, settings: SolverSettings
-) -> PoseEstimate:
+def solve(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, settings: SolverSettings) -> PoseEstimate:
     """Pose of each picture. A picture whose loss is not finite (no cell covered at any pose) keeps its best start."""
     device = evidence.table.device
     free = space.free_mask().to(device)
@@ -117,7 +118,9 @@ def solve(
             space.grid().to(device), settings.modes, settings.steps, settings.learning_rate, 0.3,
         )  # fmt: skip
     loss = grid_losses(evidence, grid, renderer)
-    start = distinct_modes(loss, grid, min(modes, len(grid)), torch.deg2rad(torch.tensor(settings.mode_distance_deg)).item())
+    start = distinct_modes(
+        loss, grid, min(modes, len(grid)), torch.deg2rad(torch.tensor(settings.mode_distance_deg)).item()
+    )
     refined, refined_loss = refine(evidence, start, renderer, free, steps, rate, decay)
     winner = refined_loss.argmin(1)
     rows = torch.arange(len(winner), device=device)

@@ -30,7 +30,9 @@ class PoseSpace:
     def __post_init__(self) -> None:
         unknown = set(self.free) - set(ANGLES)
         if unknown or self.azimuths < 1 or not self.elevations_deg or not self.thetas_deg:
-            raise ConfigError(f"pose space needs >= 1 azimuth, elevation and theta, and free angles among {ANGLES}; got {self}.")
+            raise ConfigError(
+                f"pose space needs >= 1 azimuth, elevation and theta, and free angles among {ANGLES}; got {self}."
+            )
 
     def grid(self) -> Float[Tensor, "pose 3"]:
         """All viewpoints in radians; azimuth varies slowest."""

@@ -16,7 +16,8 @@ class ContrastSettings:
 
     Attributes:
         temperature: T of the softmax.
-        clutter_weight: weight of the clutter classes in the denominator; their logits get ``log(clutter_weight)`` added.
+        clutter_weight: weight of the clutter classes in the denominator; their logits get ``log(clutter_weight)``
+            added.
         near_distance: vertices closer than this (CAD units) to the own vertex are neither positive nor negative.
         noise_per_image: background cells drawn from each picture.
         background_weight: factor of L_reg, which pushes background features away from all vertex means.
@@ -44,10 +45,12 @@ def contrastive_loss(
     near: Bool[Tensor, "vertex vertex"],
     settings: ContrastSettings,
 ) -> Float[Tensor, ""]:
-    """``L_main``: softmax cross-entropy of every visible vertex feature against all vertex means and clutter features (§2.5).
+    """``L_main``: softmax cross-entropy of every visible vertex feature against all vertex means and clutter features
+    (§2.5).
 
-    ``l = f . mu / T`` for vertices, ``f . beta / T + log(clutter_weight)`` for clutter; near vertices leave the denominator. The mean
-    runs over all visible (picture, vertex) pairs, each counting with its picture's ``weight``. Banks are constants. Zero if nothing is seen.
+    ``l = f . mu / T`` for vertices, ``f . beta / T + log(clutter_weight)`` for clutter; near vertices leave the
+    denominator. The mean runs over all visible (picture, vertex) pairs, each counting with its picture's ``weight``.
+    Banks are constants. Zero if nothing is seen.
     """
     picture, vertex = visible.nonzero(as_tuple=True)
     if len(vertex) == 0:
@@ -71,7 +74,8 @@ def draw_background(
     count: int,
     order: Float[Tensor, "batch h w"],
 ) -> Float[Tensor, "noise dim"]:
-    """``count`` cells a picture, drawn without replacement outside the rendered mesh grown by one cell (A8); any cell if none is outside.
+    """``count`` cells a picture, drawn without replacement outside the rendered mesh grown by one cell (A8); any cell
+    if none is outside.
 
     ``order`` holds uniform random numbers: the cells with the smallest are drawn.
     """

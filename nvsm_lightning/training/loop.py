@@ -1,8 +1,8 @@
 """The EM loop: Lightning's fit loop with an E-step before the epochs that the schedule names.
 
-Only :meth:`EMLoop.setup_data` is overridden. Lightning calls it before the first epoch and before every further one, ahead of the sampler's
-``set_epoch``; the labels that an E-step accepts are therefore the labels that the next epoch trains on. Pseudo labels live in the
-datamodule's state, so a resumed fit has them back before anything else runs.
+Only :meth:`EMLoop.setup_data` is overridden. Lightning calls it before the first epoch and before every further one,
+ahead of the sampler's ``set_epoch``; the labels that an E-step accepts are therefore the labels that the next epoch
+trains on. Pseudo labels live in the datamodule's state, so a resumed fit has them back before anything else runs.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -29,7 +29,9 @@ class Matcher(Protocol):
         """Rows ``[batch, match_columns]`` for unlabelled pictures."""
 
     def finish_matching(self, round: int, rows: Tensor, data: Any) -> None:
-        """Take the rows of the whole pool (NaN: picture skipped), choose pseudo labels, hand them to ``data.accept``."""
+        """Take the rows of the whole pool (NaN: picture skipped), choose pseudo labels,
+        hand them to ``data.accept``.
+        """
 
 
 class EMLoop(_FitLoop):
@@ -46,9 +48,9 @@ class EMLoop(_FitLoop):
         epoch = self.trainer.current_epoch
         if epoch != self._prepared_epoch and not self.done:
             self._prepared_epoch = epoch
-            method, data = self.trainer.lightning_module, self.trainer.datamodule
+            method, data = self.trainer.lightning_module, self.trainer.datamodule  # type: ignore[attr-defined]
             if epoch == 0 and hasattr(method, "start_training"):
-                self._evaluating(lambda: method.start_training(data))
+                self._evaluating(lambda: method.start_training(data))  # type: ignore[operator]
             number = self.em.round_at(epoch)
             if number is not None:
                 self._evaluating(lambda: self.e_step(number))
@@ -56,8 +58,11 @@ class EMLoop(_FitLoop):
         super().setup_data()
 
     def e_step(self, number: int) -> None:
-        """Match this process's share of the pool, merge the shares, accept the pseudo labels (the same on every process)."""
-        trainer, method, data = self.trainer, self.trainer.lightning_module, self.trainer.datamodule
+        """Match this process's share of the pool, merge the shares, accept the pseudo labels (the same on every
+        process).
+        """
+        trainer, method = self.trainer, self.trainer.lightning_module
+        data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(method, Matcher):
             raise ConfigError(
                 f"{type(method).__name__} has no E-step, but trainer.em.rounds is {self.em.rounds}. "
@@ -65,7 +70,8 @@ class EMLoop(_FitLoop):
             )
         method.start_matching(number, data)
         loader = data.pool_dataloader(trainer.global_rank, trainer.world_size)
-        # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled rows.
+        # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled
+        # rows.
         table = torch.zeros(len(data.pool), method.match_columns + 1, device=method.device)
         for batch in matching(trainer, loader, f"E-step {number + 1} of {self.em.rounds}"):
             batch = method.transfer_batch_to_device(batch, method.device, 0)
@@ -76,7 +82,9 @@ class EMLoop(_FitLoop):
         method.finish_matching(number, rows, data)
 
     def _evaluating(self, action: Any) -> None:
-        """Run without gradients, in evaluation mode and in the trainer's precision; the module itself, not its DDP wrapper."""
+        """Run without gradients, in evaluation mode and in the trainer's precision;
+        the module itself, not its DDP wrapper.
+        """
         method = self.trainer.lightning_module
         was_training = method.training
         method.eval()

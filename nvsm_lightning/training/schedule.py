@@ -11,8 +11,10 @@ class EMSchedule:
 
     Attributes:
         rounds: number of E-steps; 0 = train on the labels alone.
-        epochs_per_round: epochs of the M-step after each E-step (after the last one, training goes on to trainer.max_epochs).
-        warmup_epochs: epochs on the labels alone before the first E-step. 0 = the first E-step uses the untrained (pretrained)
+        epochs_per_round: epochs of the M-step after each E-step (after the last one, training goes on to
+            trainer.max_epochs).
+        warmup_epochs: epochs on the labels alone before the first E-step. 0 = the first E-step uses the untrained
+            (pretrained)
             features: better with few labels, as training on 7 pictures first locks in their front/back confusions.
     """
 
@@ -22,7 +24,9 @@ class EMSchedule:
 
     def __post_init__(self) -> None:
         if self.rounds < 0 or self.epochs_per_round < 1 or self.warmup_epochs < 0:
-            raise ConfigError(f"trainer.em needs rounds >= 0, epochs_per_round >= 1 and warmup_epochs >= 0; got {self}.")
+            raise ConfigError(
+                f"trainer.em needs rounds >= 0, epochs_per_round >= 1 and warmup_epochs >= 0; got {self}."
+            )
 
     def round_at(self, epoch: int) -> int | None:
         """The round whose E-step comes just before ``epoch``, or None."""

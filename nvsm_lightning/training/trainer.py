@@ -20,10 +20,11 @@ class EMTrainer(Trainer):
 
     def __init__(self, *args: Any, em: EMSchedule = EMSchedule(), **kwargs: Any) -> None:  # noqa: B008
         super().__init__(*args, **kwargs)
-        if em.rounds and self.max_epochs not in (None, -1) and self.max_epochs <= em.last_start and not self.fast_dev_run:
+        short = self.max_epochs not in (None, -1) and self.max_epochs <= em.last_start
+        if em.rounds and short and not kwargs.get("fast_dev_run"):
             raise ConfigError(
-                f"trainer.max_epochs={self.max_epochs} ends before the last of {em.rounds} E-steps, which comes before epoch "
-                f"{em.last_start}; raise max_epochs or lower trainer.em.rounds."
+                f"trainer.max_epochs={self.max_epochs} ends before the last of {em.rounds} E-steps, which comes "
+                f"before epoch {em.last_start}; raise max_epochs or lower trainer.em.rounds."
             )
         self.em = em
         self.fit_loop = EMLoop(self.fit_loop, em)
