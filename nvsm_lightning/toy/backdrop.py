@@ -36,8 +36,7 @@ def noise_field(
 
 
 def _srgb(colour: np.ndarray) -> tuple[int, int, int]:
-    red, green, blue = (int(c) for c in 255 * np.clip(colour, 0, 1) ** (1 / 2.2))
-    return red, green, blue
+    return tuple(int(c) for c in 255 * np.clip(colour, 0, 1) ** (1 / 2.2))
 
 
 def _buildings(draw: ImageDraw.ImageDraw, rng: np.random.Generator, width: int, horizon: float) -> None:
@@ -45,7 +44,8 @@ def _buildings(draw: ImageDraw.ImageDraw, rng: np.random.Generator, width: int, 
     x = -rng.uniform(0, 80)
     while x < width:
         w, h = rng.uniform(40, 200), rng.uniform(0.4, 1.4) * horizon
-        x1, y0, y1 = x + w, horizon - h, horizon + 2
+        x1, y1 = x + w, horizon + 2
+        y0 = min(horizon - h, y1)  # a horizon above the frame (seen from on high) turns heights round
         wall = random_paint(rng)
         draw.rectangle((x, y0, x1, y1), fill=_srgb(wall))
         dark = _srgb(wall * rng.uniform(0.1, 0.6) if rng.random() < 0.7 else random_paint(rng))
@@ -89,7 +89,7 @@ def random_backdrop(
     if kind == "street":
         _buildings(draw, rng, width, horizon)
     elif kind == "polygons":
-        _polygons(draw, rng, width, int(horizon) + 20, int(rng.integers(5, 25)))
+        _polygons(draw, rng, width, max(int(horizon) + 20, 1), int(rng.integers(5, 25)))
     draw.rectangle((0, horizon, width, height), fill=_srgb(ground))
     for _ in range(rng.integers(0, 4)):  # kerbs, markings
         v, thick = horizon + rng.uniform(0, 1) ** 2 * (height - horizon), rng.uniform(1, 9)
