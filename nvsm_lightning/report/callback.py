@@ -91,7 +91,7 @@ class RunReport(Callback):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         skipped = getattr(data, "skipped", [])
         return {
-            "method": type(pl_module).__name__.lower(),
+            "method": getattr(pl_module, "name", type(pl_module).__name__.lower()),
             "dataset": getattr(data, "name", snake_case(type(data).__name__)),
             "synthetic": bool(getattr(data, "synthetic", False)),
             "category": getattr(data, "category", None),
@@ -105,6 +105,7 @@ class RunReport(Callback):
             "n_pool": len(getattr(data, "pool", [])),
             "n_skipped": len(skipped),
             "epoch": trainer.current_epoch,
+            "em_rounds": getattr(getattr(trainer, "em", None), "rounds", 0),
             "git_commit": git_commit(),
         }
 
@@ -191,7 +192,7 @@ class RunReport(Callback):
         skipped = [{"file": key, "reason": reason} for key, reason in getattr(data, "skipped", [])]
         content = {
             "category": getattr(data, "category", None),
-            "method": type(pl_module).__name__.lower(),
+            "method": getattr(pl_module, "name", type(pl_module).__name__.lower()),
             "convention": CONVENTION,
             "seconds_per_image": rows.seconds_per_image,
             "predictions": predictions,

@@ -23,6 +23,8 @@ class MeanPose(LightningModule):
         lr: learning rate.
     """
 
+    name = "mean_pose"
+
     def __init__(
         self,
         category: str = "car",

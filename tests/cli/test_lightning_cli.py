@@ -64,7 +64,7 @@ def test_results_hold_what_the_design_asks_for(fitted):
         "method", "seconds_per_image", "git_commit", "azimuth_mae_deg", "azimuth_median_deg",
     } <= set(results)  # fmt: skip
     assert (results["n_labels"], results["seed"], results["n_images"]) == (6, 3, 8)
-    assert (results["dataset"], results["method"]) == ("csv", "meanpose")
+    assert (results["dataset"], results["method"]) == ("csv", "mean_pose")
     assert set(results["baselines"]) == {"prior_only", "random"}
 
 
