@@ -1,6 +1,6 @@
 """The EM loop: Lightning's fit loop with an E-step before the epochs that the schedule names.
 
-Only :meth:`EMLoop.setup_data` is overridden. Lightning calls it before the first epoch and before every further one,
+:meth:`EMLoop.setup_data` is where it happens. Lightning calls it before the first epoch and before every further one,
 ahead of the sampler's ``set_epoch``; the labels that an E-step accepts are therefore the labels that the next epoch
 trains on. Pseudo labels live in the datamodule's state, so a resumed fit has them back before anything else runs.
 """
@@ -42,20 +42,49 @@ class EMLoop(_FitLoop):
         self.epoch_loop = loop.epoch_loop
         self.em = em
         self._prepared_epoch = -1
+        self._placed = False
 
     def setup_data(self) -> None:
-        """Run what is due before this epoch, then let Lightning build the loader."""
-        epoch = self.trainer.current_epoch
-        if epoch != self._prepared_epoch and not self.done:
-            self._prepared_epoch = epoch
-            method, data = self.trainer.lightning_module, self.trainer.datamodule  # type: ignore[attr-defined]
-            if epoch == 0 and hasattr(method, "start_training"):
-                self._evaluating(lambda: method.start_training(data))  # type: ignore[operator]
-            number = self.em.round_at(epoch)
-            if number is not None:
-                self._evaluating(lambda: self.e_step(number))
-                self._combined_loader = None  # the training set has changed: build a new loader
+        """Run what is due before the next epoch, then let Lightning build the loader."""
+        # Lightning's first call comes before a resumed fit has found its place (:meth:`reset`): what is due waits for
+        # the second call, ahead of the epoch.
+        if self._placed or self.epoch_progress.total.ready == 0:
+            self._prepare()
         super().setup_data()
+
+    def reset(self) -> None:
+        """As usual; from here on the progress tells the epoch that comes next."""
+        super().reset()
+        self._placed = True
+
+    def teardown(self) -> None:
+        """As usual; a further fit has to find its place again."""
+        super().teardown()
+        self._placed = False
+
+    def _prepare(self) -> None:
+        """What is due before the next epoch: the method's preparations before the first one, or an E-step."""
+        epoch = self.epoch_progress.current.processed
+        # Resumed in the middle of an epoch: what was due before it came with the checkpoint.
+        inside = self.epoch_progress.current.started > epoch
+        if epoch == self._prepared_epoch or inside or self.done:
+            return
+        self._prepared_epoch = epoch
+        method = self.trainer.lightning_module
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.em.rounds and not isinstance(method, Matcher):
+            raise ConfigError(
+                f"{type(method).__name__} has no E-step, but trainer.em.rounds is {self.em.rounds}. "
+                "Use the method NVSM, or set --trainer.em.rounds 0."
+            )
+        if data is None and (self.em.rounds or hasattr(method, "start_training")):
+            raise ConfigError(f"{type(method).__name__} needs a datamodule: call trainer.fit(method, datamodule=...).")
+        if epoch == 0 and hasattr(method, "start_training"):
+            self._evaluating(lambda: method.start_training(data))  # type: ignore[operator]
+        number = self.em.round_at(epoch)
+        if number is not None:
+            self._evaluating(lambda: self.e_step(number))
+            self._combined_loader = None  # the training set has changed: build a new loader
 
     def e_step(self, number: int) -> None:
         """Match this process's share of the pool, merge the shares, accept the pseudo labels (the same on every
@@ -63,11 +92,6 @@ class EMLoop(_FitLoop):
         """
         trainer, method = self.trainer, self.trainer.lightning_module
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(method, Matcher):
-            raise ConfigError(
-                f"{type(method).__name__} has no E-step, but trainer.em.rounds is {self.em.rounds}. "
-                "Use the method NVSM, or set --trainer.em.rounds 0."
-            )
         method.start_matching(number, data)
         loader = data.pool_dataloader(trainer.global_rank, trainer.world_size)
         # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled
