@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from conftest import radians
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.reading import read_vertices
@@ -96,7 +95,7 @@ def test_poses_that_no_anchor_reaches_are_infinite_and_the_best_anchor_counts(pi
 
 @pytest.mark.parametrize("source", ["bank", "anchors"])
 def test_matching_finds_the_poses_of_pictures(pictures, make_pictures, source) -> None:
-    unlabelled = make_pictures(pictures.viewpoint + radians((17.0, 3.0, 0.0)))
+    unlabelled = make_pictures(pictures.viewpoint + torch.deg2rad(torch.tensor([17.0, 3.0, 0.0])))
     evidence = evidence_of(unlabelled)
     if source == "bank":
         losses = bank_losses(evidence, SPACE, pictures.renderer)
