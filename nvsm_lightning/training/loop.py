@@ -92,6 +92,7 @@ class EMLoop(_FitLoop):
         """
         trainer, method = self.trainer, self.trainer.lightning_module
         data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(method, Matcher)  # _prepare has seen to it
         method.start_matching(number, data)
         loader = data.pool_dataloader(trainer.global_rank, trainer.world_size)
         # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled
