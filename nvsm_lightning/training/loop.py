@@ -64,9 +64,9 @@ class EMLoop(_FitLoop):
 
     def _prepare(self) -> None:
         """What is due before the next epoch: the method's preparations before the first one, or an E-step."""
-        epoch = self.epoch_progress.current.processed
-        # Resumed in the middle of an epoch: what was due before it came with the checkpoint.
-        inside = self.epoch_progress.current.started > epoch
+        progress: Any = self.epoch_progress.current
+        epoch = progress.processed
+        inside = progress.started > epoch  # resumed in the middle: what was due before it came with the checkpoint
         if epoch == self._prepared_epoch or inside or self.done:
             return
         self._prepared_epoch = epoch
