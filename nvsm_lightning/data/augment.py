@@ -1,7 +1,7 @@
 """Augmentation of a crop together with its camera and viewpoint, a few milliseconds a picture."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
@@ -108,8 +108,10 @@ def _zoom(
         grid = functional.affine_grid(theta, [1, 3, height, width], align_corners=False)
         picture = functional.grid_sample(picture[None], grid, align_corners=False)[0]
         shift = torch.tensor([shift_u, shift_v])
-        box = (camera.box - centre.repeat(2)) * scale + (centre + shift).repeat(2)
-        camera = replace(camera, focal=camera.focal * scale, principal=camera.principal + shift, box=box)
+        box, frame = (
+            (edges - centre.repeat(2)) * scale + (centre + shift).repeat(2) for edges in camera.tensors()[-2:]
+        )
+        camera = Camera(camera.distance, camera.focal * scale, camera.principal + shift, box, frame)
     return (picture + fill).div_(255), camera
 
 

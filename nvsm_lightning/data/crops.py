@@ -1,13 +1,13 @@
 """Pictures to crops at canonical scale: the object's centre in the middle, a fixed number of pixels per CAD unit."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -82,6 +82,7 @@ def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[T
             if record.turned:
                 picture = ImageOps.exif_transpose(picture)
             scale, centre, camera = _window(picture.size, record, spec)
+            camera = replace(camera, frame=_frame(picture.size, scale, centre, spec))
             return _resample(picture, scale, centre, spec), camera
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"Picture {image} cannot be decoded ({error}); replace it or remove it.") from error
@@ -110,6 +111,12 @@ def _window(size: tuple[int, int], record: Record, spec: CropSpec) -> tuple[floa
         box=torch.cat((middle - half, middle + half), -1),
     )
     return scale, ((x1 + x2) / 2, (y1 + y2) / 2), camera
+
+
+def _frame(size: tuple[int, int], scale: float, centre: tuple[float, float], spec: CropSpec) -> Float[Tensor, "1 4"]:
+    """Edges of the stored picture in crop pixels; beyond the window where it shows a part only."""
+    x, y = spec.width / 2 - centre[0] * scale, spec.height / 2 - centre[1] * scale
+    return torch.tensor([[x, y, x + size[0] * scale, y + size[1] * scale]])
 
 
 def _resample(

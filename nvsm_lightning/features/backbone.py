@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nvsm_lightning.errors import ConfigError, WeightsError
+from nvsm_lightning.geometry.cameras import Camera
 
 STRIDE = 8
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4")
@@ -204,15 +205,20 @@ class Backbone(nn.Module):
         return nnf.normalize(self.raw(image) - self.center, dim=1)
 
     @torch.no_grad()
-    def calibrate(self, images: Iterable[Float[Tensor, "batch 3 height width"]]) -> None:
-        """Set the centre to the mean feature of some pictures (no label is used);
-        nothing happens where the spec says no centring.
+    def calibrate(self, pictures: Iterable[tuple[Float[Tensor, "batch 3 height width"], Camera]]) -> None:
+        """Set the centre to the mean feature of some pictures (no label is used), unless the spec says no centring.
+
+        Only cells that show the picture count: the fill around a crop would take part in the mean and hide the object.
         """
         if not self.spec.center:
             return
-        means = [(len(image), self.raw(image).mean((0, 2, 3))) for image in images]
-        total = sum(count for count, _ in means)
-        self.center.copy_(torch.stack([count * mean for count, mean in means]).sum(0)[:, None, None] / total)
+        total, count = torch.zeros_like(self.center[:, 0, 0]), 0
+        for image, camera in pictures:
+            raw = self.raw(image)
+            shown = camera.scaled(1 / STRIDE).shows((raw.shape[-2], raw.shape[-1]))
+            total += raw.permute(0, 2, 3, 1)[shown].sum(0)
+            count += int(shown.sum())
+        self.center.copy_((total / max(1, count))[:, None, None])
 
 
 def _find_weights(spec: BackboneSpec) -> dict[str, Tensor] | None:

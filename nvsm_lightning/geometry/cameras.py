@@ -5,10 +5,10 @@ centre at (j + 0.5, i + 0.5); u grows right, v grows down. Lengths of the object
 about one unit long). The camera looks at the object's centre from ``distance``; the centre falls on ``principal``.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -29,24 +29,38 @@ class Camera:
     focal: Float[Tensor, " batch"]
     principal: Float[Tensor, "batch 2"]
     box: Float[Tensor, "batch 4"]
+    frame: Float[Tensor, "batch 4"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.frame is None:
+            everything = self.box.new_tensor([-torch.inf, -torch.inf, torch.inf, torch.inf])
+            object.__setattr__(self, "frame", everything.expand_as(self.box))
 
     def __len__(self) -> int:
         return len(self.distance)
 
     def __getitem__(self, item) -> "Camera":
-        return Camera(self.distance[item], self.focal[item], self.principal[item], self.box[item])
+        return Camera(*(tensor[item] for tensor in self.tensors()))
 
     def to(self, *args, **kwargs) -> "Camera":
         """All tensors moved or cast, as ``Tensor.to``."""
         return Camera(*(tensor.to(*args, **kwargs) for tensor in self.tensors()))
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(distance, focal, principal, box)."""
-        return self.distance, self.focal, self.principal, self.box
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(distance, focal, principal, box, frame)."""
+        assert self.frame is not None  # set in __post_init__
+        return self.distance, self.focal, self.principal, self.box, self.frame
 
     def scaled(self, factor: float) -> "Camera":
         """The same cameras for a picture resized by ``factor`` (``1 / stride``: the cameras of the feature map)."""
-        return replace(self, focal=self.focal * factor, principal=self.principal * factor, box=self.box * factor)
+        distance, focal, principal, box, frame = self.tensors()
+        return Camera(distance, focal * factor, principal * factor, box * factor, frame * factor)
+
+    def shows(self, size: tuple[int, int]) -> Bool[Tensor, "batch height width"]:
+        """Cells of a map of (height, width) whose centre lies in the stored picture; for cameras in map pixels."""
+        x1, y1, x2, y2 = (edge[:, None, None] for edge in self.tensors()[-1].unbind(-1))
+        v, u = (torch.arange(count, device=x1.device) + 0.5 for count in size)
+        return (u > x1) & (u < x2) & (v[:, None] > y1) & (v[:, None] < y2)
 
     def expanded(self, poses: int) -> "Camera":
         """Every camera repeated ``poses`` times in a row: entry ``b * poses + p`` is camera ``b``."""
@@ -74,8 +88,11 @@ def canonical_camera(height: int, width: int, pixels_per_unit: float = 600.0, di
 def mirror_camera(camera: Camera, width: float | int) -> Camera:
     """The camera of the left-right mirrored picture of ``width`` pixels."""
     principal = torch.stack((width - camera.principal[:, 0], camera.principal[:, 1]), -1)
-    x1, y1, x2, y2 = camera.box.unbind(-1)
-    return replace(camera, principal=principal, box=torch.stack((width - x2, y1, width - x1, y2), -1))
+    box, frame = (
+        torch.stack((width - x2, y1, width - x1, y2), -1)
+        for x1, y1, x2, y2 in (edges.unbind(-1) for edges in camera.tensors()[-2:])
+    )
+    return Camera(camera.distance, camera.focal, principal, box, frame)
 
 
 def project(

@@ -12,8 +12,8 @@ from torch import Tensor
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
-from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, object_scores
-from nvsm_lightning.pose.solver import distinct_modes, grid_losses, refine
+from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, gather_evidence, object_scores
+from nvsm_lightning.pose.solver import distinct_modes, refine
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer
 
@@ -26,17 +26,23 @@ class MatchSettings:
         source: what is synthesised: "bank" (mean features of all labelled, later also pseudo-labelled pictures) or
             "anchors" (features of each labelled picture at poses around its own, the best anchor counting; finer in
             angle, confuses front and back more often).
+        score: "area" (object minus clutter similarity, mean over the covered cells, so that poses of different
+            silhouettes compare) or "likelihood" (the objective of NeMo, over all cells). On frozen features and with
+            known cameras, area is better by 10 to 30 points.
         anchor_ring_deg: with source anchors: poses up to this far from an anchor's own are synthesised from it.
         steps: Adam steps that refine the best pose of a picture; 0 keeps the grid pose.
     """
 
     source: str = "bank"
+    score: str = "area"
     anchor_ring_deg: float = 45.0
     steps: int = 12
 
     def __post_init__(self) -> None:
         if self.source not in ("bank", "anchors"):
             raise ConfigError(f"Unknown source {self.source!r} of the E-step. Choose bank or anchors.")
+        if self.score not in OBJECTIVES:
+            raise ConfigError(f"Unknown score {self.score!r} of the E-step. Choose one of {sorted(OBJECTIVES)}.")
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def match_pictures(
     losses: Float[Tensor, "batch pose"],
     space: PoseSpace,
     renderer: FeatureRenderer,
-    steps: int,
+    settings: MatchSettings,
     rival: float,
 ) -> Float[Tensor, "batch 5"]:
     """Rows (azimuth, elevation, theta, score, margin) of a batch from its grid losses.
@@ -99,13 +105,10 @@ def match_pictures(
     rival_loss = losses.masked_fill(~far, torch.inf).amin(1)
     margin = (rival_loss - losses[rows, best]).nan_to_num(posinf=0.0)
     viewpoint, score = grid[best], 1 - losses[rows, best]
-    if steps:
+    if settings.steps:
         start = distinct_modes(losses, grid, 1, rival)
-        viewpoint = refine(evidence, start, renderer, space.free_mask().to(losses), steps, 0.1, 0.3)[0][:, 0]
+        viewpoint = refine(
+            evidence, start, renderer, space.free_mask().to(losses), settings.steps, 0.1, 0.3, settings.score
+        )[0][:, 0]
         viewpoint[:, 0] %= 2 * torch.pi
     return torch.cat((viewpoint, score[:, None], margin[:, None]), 1)
-
-
-def bank_losses(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer) -> Float[Tensor, "batch pose"]:
-    """Losses of the whole grid against the bank (the NeMo objective)."""
-    return grid_losses(evidence, space.grid().to(evidence.table), renderer)

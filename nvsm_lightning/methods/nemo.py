@@ -83,8 +83,8 @@ class NeMo(PoseMethod):
         """Before the first epoch: centre the features on the training pictures (no label used) and fill the bank from
         the labelled ones.
         """
-        images = (self.transfer_batch_to_device(batch, self.device, 0)["image"] for batch in data.anchor_dataloader())
-        self.model.backbone.calibrate(images)
+        batches = (self.transfer_batch_to_device(batch, self.device, 0) for batch in data.anchor_dataloader())
+        self.model.backbone.calibrate((batch["image"], batch["camera"]) for batch in batches)
         self.fill_bank(data.anchor_dataloader())
 
     def fill_bank(self, loader: Any) -> None:

@@ -11,11 +11,12 @@ from torch import Tensor
 from nvsm_lightning.errors import DataError
 from nvsm_lightning.features.backbone import STRIDE
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
-from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, bank_losses, match_pictures
+from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, match_pictures
 from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings, select
 from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.methods.nemo import NeMo
+from nvsm_lightning.pose.solver import grid_losses
 
 
 class NVSM(NeMo):
@@ -67,9 +68,9 @@ class NVSM(NeMo):
                 feature_map, model.bank.clutter_mean, evidence.camera, self.anchors, grid, ring, renderer
             )
         else:
-            losses = bank_losses(evidence, model.space, renderer)
+            losses = grid_losses(evidence, model.space.grid().to(feature_map), renderer, self.match_settings.score)
         rival = torch.deg2rad(torch.tensor(self.selection.rival_deg)).item()
-        return match_pictures(evidence, losses, model.space, renderer, self.match_settings.steps, rival)
+        return match_pictures(evidence, losses, model.space, renderer, self.match_settings, rival)
 
     def finish_matching(self, round: int, rows: Float[Tensor, "pool 5"], data: Any) -> None:
         """Choose the pseudo labels, hand them to the data, write them down,
@@ -90,7 +91,7 @@ class NVSM(NeMo):
 
     def _report(self, labels: PseudoLabels, viewpoint: Float[Tensor, "pool 3"], data: Any) -> None:
         """CSV, log entries and one line; the hidden truth of the pool serves here and nowhere else."""
-        error = torch.rad2deg(viewpoint_error(viewpoint.nan_to_num(), data.pool_truth().float()))
+        error = torch.rad2deg(viewpoint_error(viewpoint, data.pool_truth().float()))  # NaN: skipped, or no truth known
         kept = error[labels.index]
         numbers = {"em/round": labels.round, "em/kept": len(labels) / max(1, len(viewpoint))}
         text = f"round {labels.round + 1}: {len(labels)} of {len(viewpoint)} pool pictures pseudo-labelled"

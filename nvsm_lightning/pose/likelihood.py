@@ -1,5 +1,6 @@
 """The render-and-compare objective of NeMo (§2.8), evaluated on the similarity table."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,19 +87,21 @@ def pose_loss(
     return 1 - (torch.maximum(score, clutter) - clutter).mean(-1)
 
 
-def area_score(
-    evidence: Evidence, viewpoint: Float[Tensor, "batch pose 3"], renderer: FeatureRenderer, use_clutter: bool = True
+def area_loss(
+    evidence: Evidence, viewpoint: Float[Tensor, "batch pose 3"], renderer: FeatureRenderer
 ) -> Float[Tensor, "batch pose"]:
-    """NVSM's S(F_theta', F_m), as a mean over the covered cells instead of all: poses of different silhouettes compare
-    (§4.2).
-
-    With ``use_clutter`` the clutter similarity of the covered cells is subtracted: a likelihood ratio of object against
-    background.
+    """``1 - S``, with NVSM's S(F_theta', F_m) as a mean over the covered cells instead of all, so that poses of
+    different silhouettes compare (§4.2), and the clutter similarity subtracted: a likelihood ratio against background.
     """
     score, mask = object_scores(evidence, viewpoint, renderer)
-    if use_clutter:
-        score = (score - evidence.clutter[:, None]) * mask
-    return score.sum(-1) / mask.sum(-1).clamp_min(1)
+    ratio = (score - evidence.clutter[:, None]) * mask
+    return 1 - ratio.sum(-1) / mask.sum(-1).clamp_min(1)
+
+
+OBJECTIVES: dict[str, Callable[[Evidence, Tensor, FeatureRenderer], Tensor]] = {
+    "likelihood": pose_loss,
+    "area": area_loss,
+}
 
 
 def occlusion_map(

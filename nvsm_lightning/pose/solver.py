@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
-from nvsm_lightning.pose.likelihood import Evidence, pose_loss
+from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence
 from nvsm_lightning.pose.space import PoseSpace, paper_grid
 from nvsm_lightning.render.renderer import FeatureRenderer
 
@@ -20,6 +20,7 @@ class SolverSettings:
     Attributes:
         name: "short" (grid of the pose space, a few modes, few Adam steps) or "paper" (NeMo: 144 starts, the best one,
             300 steps).
+        objective: "likelihood" (NeMo's, over all cells) or "area" (likelihood ratio, mean over the covered cells).
         modes: distinct starts refined together (short only); the front/back twin of a car is one.
         steps: Adam steps (short only).
         learning_rate: first step size in radians (short only); multiplied by 0.3 every third of the steps.
@@ -27,6 +28,7 @@ class SolverSettings:
     """
 
     name: str = "short"
+    objective: str = "likelihood"
     modes: int = 2
     steps: int = 20
     learning_rate: float = 0.1
@@ -35,6 +37,8 @@ class SolverSettings:
     def __post_init__(self) -> None:
         if self.name not in ("short", "paper"):
             raise ConfigError(f"Unknown solver {self.name!r}. Choose short or paper.")
+        if self.objective not in OBJECTIVES:
+            raise ConfigError(f"Unknown objective {self.objective!r}. Choose one of {sorted(OBJECTIVES)}.")
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,18 @@ class PoseEstimate:
 
 
 def grid_losses(
-    evidence: Evidence, grid: Float[Tensor, "pose 3"], renderer: FeatureRenderer, chunk: int = 4096
+    evidence: Evidence,
+    grid: Float[Tensor, "pose 3"],
+    renderer: FeatureRenderer,
+    objective: str = "likelihood",
+    chunk: int = 4096,
 ) -> Float[Tensor, "batch pose"]:
-    """:func:`pose_loss` of every picture at every grid pose, ``chunk`` renderings at a time."""
+    """Loss (:class:`SolverSettings`) of every picture at every grid pose, ``chunk`` renderings at a time."""
+    loss = OBJECTIVES[objective]
     batch = len(evidence.table)
     per_chunk = max(1, chunk // batch)
     with torch.no_grad():
-        parts = [pose_loss(evidence, part.expand(batch, -1, -1), renderer) for part in grid.split(per_chunk)]
+        parts = [loss(evidence, part.expand(batch, -1, -1), renderer) for part in grid.split(per_chunk)]
     return torch.cat(parts, 1)
 
 
@@ -81,6 +90,7 @@ def refine(
     steps: int,
     learning_rate: float,
     decay: float,
+    objective: str = "likelihood",
 ) -> tuple[Float[Tensor, "batch mode 3"], Float[Tensor, "batch mode"]]:
     """Adam with NeMo's near-sign betas (.4, .6) on the viewpoints; step size times ``decay`` every third.
     Best iterate and its loss (A10).
@@ -95,7 +105,7 @@ def refine(
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, max(1, -(-steps // 3)), decay)
         for step in range(steps + 1):
             viewpoint = start + offset * free
-            loss = pose_loss(evidence, viewpoint, renderer)
+            loss = OBJECTIVES[objective](evidence, viewpoint, renderer)
             better = loss.detach() < best_loss
             best = torch.where(better[..., None], viewpoint.detach(), best)
             best_loss = torch.where(better, loss.detach(), best_loss)
@@ -117,11 +127,11 @@ def solve(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, setti
         grid, modes, steps, rate, decay = (
             space.grid().to(device), settings.modes, settings.steps, settings.learning_rate, 0.3,
         )  # fmt: skip
-    loss = grid_losses(evidence, grid, renderer)
+    loss = grid_losses(evidence, grid, renderer, settings.objective)
     start = distinct_modes(
         loss, grid, min(modes, len(grid)), torch.deg2rad(torch.tensor(settings.mode_distance_deg)).item()
     )
-    refined, refined_loss = refine(evidence, start, renderer, free, steps, rate, decay)
+    refined, refined_loss = refine(evidence, start, renderer, free, steps, rate, decay, settings.objective)
     winner = refined_loss.argmin(1)
     rows = torch.arange(len(winner), device=device)
     viewpoint = refined[rows, winner]

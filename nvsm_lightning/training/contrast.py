@@ -71,15 +71,16 @@ def background_loss(noise: Float[Tensor, "noise dim"], vertex_bank: Float[Tensor
 def draw_background(
     feature_map: Float[Tensor, "batch dim h w"],
     covered: Bool[Tensor, "batch h w"],
+    shown: Bool[Tensor, "batch h w"],
     count: int,
     order: Float[Tensor, "batch h w"],
 ) -> Float[Tensor, "noise dim"]:
-    """``count`` cells a picture, drawn without replacement outside the rendered mesh grown by one cell (A8); any cell
-    if none is outside.
+    """``count`` cells a picture, drawn without replacement outside the rendered mesh grown by one cell (A8).
 
-    ``order`` holds uniform random numbers: the cells with the smallest are drawn.
+    Cells beyond the stored picture (not ``shown``) show nothing: they are drawn only where the background within it
+    does not suffice, and covered cells only after those. ``order`` holds uniform random numbers: the cells with the
+    smallest are drawn.
     """
-    grown = nnf.max_pool2d(covered.float()[:, None], 3, 1, 1)[:, 0].flatten(1)
-    # Covered cells come last: they are drawn only where the background does not suffice.
-    chosen = (order.flatten(1) + 2 * grown).argsort(1)[:, :count]
+    grown = nnf.max_pool2d(covered.float()[:, None], 3, 1, 1)[:, 0]
+    chosen = (order + 1.0 * ~shown + 2 * grown).flatten(1).argsort(1)[:, :count]
     return cells(feature_map).gather(1, chosen[..., None].expand(-1, -1, feature_map.shape[1])).flatten(0, 1)
