@@ -88,7 +88,9 @@ class NeuralMesh(nn.Module):
         """The renderer for maps of this size, on this device."""
         key = (*feature_map.shape[-2:], feature_map.device)
         if key not in self._renderers:
-            mesh = Mesh(self.mesh.vertices.to(feature_map.device), self.mesh.faces.to(feature_map.device))
+            # Lightning validates and tests in inference mode; a copy made in it could never meet the solver's gradients.
+            with torch.inference_mode(False):
+                mesh = Mesh(self.mesh.vertices.to(feature_map.device), self.mesh.faces.to(feature_map.device))
             self._renderers[key] = FeatureRenderer(mesh, (feature_map.shape[-2], feature_map.shape[-1]), self.engine)
         return self._renderers[key]
 
@@ -134,7 +136,8 @@ class NeuralMesh(nn.Module):
             covered = renderer.fragments(uvz).mask
         order = torch.rand(world * len(covered), *covered.shape[1:], generator=torch.Generator().manual_seed(step))
         order = order[rank::world]  # the data's sampler deals the pictures of a step out in the same way
-        return draw_background(feature_map, covered, count, order.to(feature_map.device))
+        shown = camera.shows(renderer.size)
+        return draw_background(feature_map, covered, shown, count, order.to(feature_map.device))
 
     @torch.no_grad()
     def accumulate(self, batches: Iterable[dict[str, Any]]) -> None:
@@ -146,9 +149,11 @@ class NeuralMesh(nn.Module):
         for number, batch in enumerate(batches):
             feature_map = self.features(batch["image"])
             camera, renderer = batch["camera"].scaled(1 / STRIDE), self.renderer(feature_map)
-            vertex, visible = vertex_features(feature_map, batch["viewpoint"], camera, renderer)
+            vertex, visible = vertex_features(
+                feature_map, batch["viewpoint"], camera, renderer, self.bank_settings.legacy_nearest
+            )
             weight = visible.to(vertex) * batch["weight"][:, None]
-            total += torch.einsum("bvd,bv->vd", vertex, weight)
+            total += (vertex * weight[..., None]).sum(0)  # no einsum: autocast would turn it into a bf16 product
             count += weight.sum(0)
             cells_each = 4 * self.contrast.noise_per_image
             self.bank.push_clutter(self._background(feature_map, batch["viewpoint"], camera, cells_each, number, 0, 1))
