@@ -60,6 +60,8 @@ def test_data_and_method_combine(parse, data, method):
     assert config["model"]["class_path"].lower().endswith(method)
     assert (config["trainer.em"].rounds > 0) == (method == "nvsm")
     assert config["data.init_args.labels"] == 7
+    network = {"toy": "small", "pascal3d": "resnet50"}.get(data, "resnet18")
+    assert config["model.init_args.backbone"].name == network  # survives the change of the method
 
 
 @pytest.mark.parametrize("hardware", NAMES["hardware"])

@@ -250,6 +250,8 @@ def quiet() -> None:
         "number of training batches",
         "callbacks used to create the checkpoint",
         "isinstance.treespec, LeafSpec",
+        "You have overridden `transfer_batch_to_device`",
+        "Grad strides do not match bucket view strides",  # of 1 x 1 convolutions in channels-last; no error, says torch
     )
     for message in (f".*{words}.*" for words in advice):
         warnings.filterwarnings("ignore", message)

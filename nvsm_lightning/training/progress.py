@@ -10,6 +10,10 @@ from lightning.pytorch.callbacks import RichProgressBar
 class EMProgressBar(RichProgressBar):
     """Lightning's rich progress bar, which can also follow an E-step."""
 
+    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What stands beside the bar: without the version number of a logger, which says nothing in a run folder."""
+        return {name: value for name, value in super().get_metrics(*args, **kwargs).items() if name != "v_num"}
+
     def matching(self, loader: Any, text: str) -> Iterator[Any]:
         """The batches of ``loader``, shown as one more bar."""
         self._init_progress(self.trainer)

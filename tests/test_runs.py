@@ -1,0 +1,153 @@
+"""The shipped configurations run through: fit with its final test, test, predict; pictures and networks cut down."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from nvsm_lightning.cli import lightning_cli
+from nvsm_lightning.cli.main import main
+from nvsm_lightning.toy.dataset import make_toy
+
+sys.path.insert(0, str(Path(__file__).parent / "cli"))
+from small_run import write_pictures
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SMALL = """
+data:
+  init_args:
+    {labels: 5, epoch_images: 16, batch_size: 8, pool_limit: 12, crop: {height: 64, width: 128, pixels_per_unit: 100}}
+model:
+  init_args:
+    backbone: {name: small, weights: none, frozen: [], dim: 32}
+    mesh: {vertices: 100}
+    space: {azimuths: 12}
+    solver: {steps: 2}
+trainer:
+  max_epochs: 2
+  precision: 32-true
+  accelerator: cpu
+  em: {epochs_per_round: 1}
+  logger: [{class_path: nvsm_lightning.report.trackers.RunCSVLogger, init_args: {save_dir: .}}]
+report: {overlays: 2, width: 96}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a tiny embedded set, pictures with a pose CSV, and the settings that make a run small."""
+    folder = tmp_path_factory.mktemp("runs")
+    make_toy(folder / "toy", train=20, test=4, size=(70, 100), progress=False)
+    write_pictures(folder / "csv")
+    (folder / "small.yaml").write_text(SMALL)
+    return folder
+
+
+def nvsm(place: Path, command: str, *words: str, files: tuple[str, ...] = ()) -> None:
+    shipped = [word for name in ("car_7shot", *files) for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
+    # The gates of the E-step are opened: what a random network matches is no matter here.
+    gates = () if "methods/nemo" in files else ("--model.selection.ring_deg", "180")
+    lightning_cli.run([command, *shipped, "--config", str(place / "small.yaml"), *gates, *words])
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("data", "method", "rounds"),
+    [("toy", "nvsm", 2), ("toy", "nemo", 0), ("pascal3d", "nvsm", 1), ("csv", "nvsm", 1), ("csv", "nemo", 0)],
+)
+def test_fit_test_predict(data, method, rounds, place, tmp_path):
+    root = str(place / ("csv" if data == "csv" else "toy"))
+    files = (f"datasets/{data}", f"methods/{method}")
+    run = tmp_path / "run"
+    words = ("--data.root", root, "--trainer.em.rounds", str(rounds))
+    nvsm(place, "fit", *words, "--run_dir", str(run), files=files)
+    fitted = results(run)
+    assert (fitted["method"], fitted["n_labels"], fitted["em_rounds"]) == (method, 5, rounds)
+    assert fitted["synthetic"] == (data == "toy")
+    assert len(list((run / "tables").glob("matches_round_*.csv"))) == rounds
+
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint]
+    lightning_cli.run(["test", *saved, "--run_dir", str(tmp_path / "test")])
+    assert results(tmp_path / "test")["mean_err_deg"] == pytest.approx(fitted["mean_err_deg"], abs=1e-4)
+
+    lightning_cli.run(["predict", *saved, "--run_dir", str(tmp_path / "predict"), "--data.folder", str(place / "csv")])
+    predictions = json.loads((tmp_path / "predict" / "predictions.json").read_text())["predictions"]
+    assert len(predictions) == 24
+    assert all(0 <= row["azimuth_deg"] < 360 for row in predictions)
+
+
+def test_one_command_makes_the_embedded_set_it_needs(place, tmp_path, monkeypatch):
+    asked = []
+
+    def make(root):
+        asked.append(root)
+        make_toy(root, train=20, test=4, size=(70, 100), progress=False)
+
+    monkeypatch.setattr("nvsm_lightning.toy.dataset.make_toy", make)
+    root = tmp_path / "new" / "toy"
+    nvsm(place, "fit", "--data.root", str(root), "--run_dir", str(tmp_path / "run"), "--trainer.em.rounds", "1")
+    assert asked == [root]
+    assert results(tmp_path / "run")["n_images"] == 4
+
+
+def test_another_folder_becomes_the_test_part(place, tmp_path):
+    make_toy(tmp_path / "others", seed=5, train=6, test=3, size=(70, 100), progress=False)
+    words = (
+        "--data.root",
+        str(place / "toy"),
+        "--data.test_root",
+        str(tmp_path / "others"),
+        "--trainer.em.rounds",
+        "1",
+    )
+    nvsm(place, "fit", *words, "--run_dir", str(tmp_path / "run"))
+    assert results(tmp_path / "run")["n_images"] == 9
+
+
+def test_a_truncated_picture_of_the_pool_is_skipped_counted_and_listed(tmp_path, place):
+    root = write_pictures(tmp_path / "csv")
+    rows = list(csv.DictReader((root / "labels.csv").open()))
+    for row in rows[:12]:  # no angles: the pool
+        if row["split"] == "train":
+            row.update(azimuth_deg="", elevation_deg="", theta_deg="")
+    with (root / "labels.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (root / "00.jpg").write_bytes((root / "00.jpg").read_bytes()[:700])
+    words = ("--data.root", str(root), "--data.labels", "4", "--trainer.em.rounds", "1")
+    words = (*words, "--run_dir", str(tmp_path / "run"))
+    nvsm(place, "fit", *words, files=("datasets/csv",))
+    assert results(tmp_path / "run")["n_skipped"] == 1
+    listed = list(csv.DictReader((tmp_path / "run" / "tables" / "skipped.csv").open()))
+    assert [row["key"] for row in listed] == ["00.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--data.root", "nowhere"), "'nowhere' does not exist"),
+        (("--data.labels", "9"), "9 labels were asked for, but the train part has only 8"),
+        (("--model.backbone.name", "resnet18", "--model.backbone.weights", "{weights}"), "are not of a resnet18"),
+        (("--model.backbone.weights", "gone.pt"), "No weight file at gone.pt"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(words, message, place, tmp_path, capsys):
+    import torch
+
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "w.pt")
+    shipped = ["car_7shot", "datasets/csv"]
+    arguments = [part for name in shipped for part in ("--config", str(CONFIGS / f"{name}.yaml"))]
+    arguments += ["--config", str(place / "small.yaml"), "--data.root", str(place / "csv")]
+    arguments += ["--run_dir", str(tmp_path / "run"), "--trainer.em.rounds", "1"]
+    arguments += [word.format(weights=tmp_path / "w.pt") for word in words]
+    assert main(["fit", *arguments]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nvsm: error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
