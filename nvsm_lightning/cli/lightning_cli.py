@@ -138,6 +138,8 @@ class NVSMCLI(LightningCLI):
         folder = choose_run_folder(str(self.subcommand), wanted, config["name"], config.get("ckpt_path"))
         folder.mkdir(parents=True, exist_ok=True)
         config["trainer.default_root_dir"] = str(folder)
+        if self.subcommand == "fit" and not config.get("ckpt_path") and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            clear(folder)
         earlier, first = folder / "config.yaml", folder / "config_first.yaml"
         if self.subcommand == "fit" and config.get("ckpt_path") and earlier.is_file() and not first.exists():
             shutil.copy(earlier, first)  # resuming writes config.yaml anew: what the run began with is kept
@@ -176,6 +178,13 @@ class NVSMCLI(LightningCLI):
         if subcommand != "fit" and not arguments.get("ckpt_path"):
             raise ConfigError(f"nvsm {subcommand} needs a trained model: --ckpt_path <run>/checkpoints/last.ckpt")
         return arguments
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier fit left in this folder and the new one may not write again (another number of rounds)."""
+    for pattern in ("results.json", "config_first.yaml", "tables/*.csv", "tables/*.md", "media/*.png"):
+        for file in folder.glob(pattern):
+            file.unlink()
 
 
 def make_embedded_set(data: LightningDataModule) -> None:

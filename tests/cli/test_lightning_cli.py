@@ -126,6 +126,17 @@ def test_a_fit_resumes_in_its_own_folder_and_keeps_its_metrics(place, tmp_path):
     assert yaml.safe_load((run / "config_first.yaml").read_text())["trainer"]["max_epochs"] == 1
 
 
+def test_a_new_fit_in_an_old_folder_leaves_nothing_of_the_old_one(place, tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "matches_round_07.csv").touch()
+    (tmp_path / "results.json").touch()
+    (tmp_path / "notes.txt").touch()
+    nvsm(place, "fit", "--run_dir", str(tmp_path), "--trainer.max_epochs", "1", "--test_after_fit", "false")
+    assert not (tmp_path / "tables" / "matches_round_07.csv").exists()
+    assert not (tmp_path / "results.json").exists()
+    assert (tmp_path / "notes.txt").exists()
+
+
 def test_the_checkpoint_decides_the_architecture_and_options_the_rest(fitted, place):
     checkpoint = place / "other" / "checkpoints" / "last.ckpt"
     nvsm(place, "fit", "--run_dir", str(place / "other"), "--model.backbone.dim", "16", "--test_after_fit", "false")
