@@ -94,6 +94,7 @@ class RunReport(Callback):
             "method": getattr(pl_module, "name", type(pl_module).__name__.lower()),
             "dataset": getattr(data, "name", snake_case(type(data).__name__)),
             "synthetic": bool(getattr(data, "synthetic", False)),
+            "azimuth_only": bool(getattr(data, "azimuth_only", False)),
             "category": getattr(data, "category", None),
             "n_labels": len(labelled),
             "seed": seed,
@@ -124,7 +125,9 @@ class RunReport(Callback):
         kind = (
             "rendered pictures, not comparable with results on photographs" if results["synthetic"] else "photographs"
         )
-        caption = f"[..] = 95 % bootstrap interval over the pictures. {groups_caption(results['groups'])}"
+        caption = "[..] = 95 % bootstrap interval over the pictures, which all weigh the same. "
+        caption += "Only azimuths are compared. " if results["azimuth_only"] else ""
+        caption += groups_caption(results["groups"])
         title = f"{results['dataset']}: {results['n_images']} test pictures ({kind})"
         last = f"{results['seconds_per_image']:.3f} s a picture; written to {folder}"
         self.message = [rich_table(table, title, caption), last]

@@ -1,0 +1,48 @@
+import pytest
+from small_run import write_pictures
+
+from nvsm_lightning.cli import prepare
+from nvsm_lightning.cli.main import main
+from nvsm_lightning.data.pascal3d import Pascal3D
+
+
+def test_the_embedded_set_is_made_and_can_be_read(tmp_path, capsys, monkeypatch):
+    words = ["prepare", "toy", "--root", str(tmp_path / "toy"), "--train", "6", "--test", "3", "--seed", "4"]
+    assert main(words) == 0
+    assert "6 train and 3 test pictures" in capsys.readouterr().out
+    data = Pascal3D(root=str(tmp_path / "toy"), labels=3)
+    data.setup("fit")
+    assert len(data.test) == 3
+
+
+@pytest.mark.parametrize("name", prepare.SETS)
+def test_every_other_set_is_explained_with_source_layout_and_the_check(name, capsys):
+    assert main(["prepare", name]) == 0
+    text = capsys.readouterr().out
+    assert prepare.SETS[name][1] in text
+    assert "--check" in text
+
+
+def test_a_check_reads_and_counts(tmp_path, capsys):
+    write_pictures(tmp_path, 24)
+    assert main(["prepare", "csv", "--root", str(tmp_path), "--check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:3] == ["labelled", "7", "pictures"]
+    assert [line.split()[1] for line in lines[2:5]] == ["1", "8", "8"]
+    assert "azimuth 0 45 ... 315: 1 1 1 1 1 1 1 1" in lines[4]  # the eight test pictures are spread evenly
+
+
+def test_a_check_says_what_a_fit_would_meet(tmp_path, capsys):
+    assert main(["prepare", "csv", "--root", str(tmp_path), "--check"]) == 2
+    assert "labels.csv does not exist" in capsys.readouterr().err
+    assert main(["prepare", "csv", "--check"]) == 2
+    assert "--root" in capsys.readouterr().err
+
+
+def test_an_unknown_set_is_refused_with_a_suggestion(capsys):
+    assert main(["prepare", "pascal3"]) == 2
+    assert "Did you mean 'pascal3d'?" in capsys.readouterr().err
+
+
+def test_underscores_do_as_well(capsys):
+    assert main(["prepare", "epfl_cars"]) == 0
