@@ -27,22 +27,31 @@ class MatchSettings:
             "anchors" (features of each labelled picture at poses around its own, the best anchor counting; finer in
             angle, confuses front and back more often).
         score: "area" (object minus clutter similarity, mean over the covered cells, so that poses of different
-            silhouettes compare) or "likelihood" (the objective of NeMo, over all cells). On frozen features and with
-            known cameras, area is better by 10 to 30 points.
+            silhouettes compare), "likelihood" (the objective of NeMo, over all cells), or "auto": likelihood where
+            boxes stand for cameras, as every silhouette then fills the box; else area, which is better by 10 to 30
+            points on frozen features.
         anchor_ring_deg: with source anchors: poses up to this far from an anchor's own are synthesised from it.
         steps: Adam steps that refine the best pose of a picture; 0 keeps the grid pose.
     """
 
     source: str = "bank"
-    score: str = "area"
+    score: str = "auto"
     anchor_ring_deg: float = 45.0
     steps: int = 12
 
     def __post_init__(self) -> None:
         if self.source not in ("bank", "anchors"):
             raise ConfigError(f"Unknown source {self.source!r} of the E-step. Choose bank or anchors.")
-        if self.score not in OBJECTIVES:
-            raise ConfigError(f"Unknown score {self.score!r} of the E-step. Choose one of {sorted(OBJECTIVES)}.")
+        if self.score not in ("auto", *OBJECTIVES):
+            raise ConfigError(
+                f"Unknown score {self.score!r} of the E-step. Choose auto or one of {sorted(OBJECTIVES)}."
+            )
+
+    def objective(self, camera: Camera) -> str:
+        """The score used for pictures with these cameras."""
+        if self.score != "auto":
+            return self.score
+        return "likelihood" if bool(camera.box.isfinite().all()) else "area"
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,14 @@ def match_pictures(
     if settings.steps:
         start = distinct_modes(losses, grid, 1, rival)
         viewpoint = refine(
-            evidence, start, renderer, space.free_mask().to(losses), settings.steps, 0.1, 0.3, settings.score
+            evidence,
+            start,
+            renderer,
+            space.free_mask().to(losses),
+            settings.steps,
+            0.1,
+            0.3,
+            settings.objective(evidence.camera),
         )[0][:, 0]
         viewpoint[:, 0] %= 2 * torch.pi
     return torch.cat((viewpoint, score[:, None], margin[:, None]), 1)

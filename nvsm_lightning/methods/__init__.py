@@ -20,5 +20,14 @@ __all__ = ["NVSM", "NeMo"]
 # Checkpoints of methods made in Python hold these as hyper-parameters (those of the command line hold plain
 # dictionaries), and torch.load opens only files of classes that it has been told of.
 torch.serialization.add_safe_globals(
-    [BackboneSpec, MeshSpec, BankSettings, ContrastSettings, PoseSpace, SolverSettings, MatchSettings, SelectionSettings]
+    [
+        BackboneSpec,
+        MeshSpec,
+        BankSettings,
+        ContrastSettings,
+        PoseSpace,
+        SolverSettings,
+        MatchSettings,
+        SelectionSettings,
+    ]
 )

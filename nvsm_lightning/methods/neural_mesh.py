@@ -88,7 +88,7 @@ class NeuralMesh(nn.Module):
         """The renderer for maps of this size, on this device."""
         key = (*feature_map.shape[-2:], feature_map.device)
         if key not in self._renderers:
-            # Lightning validates and tests in inference mode; a copy made in it could never meet the solver's gradients.
+            # Lightning tests in inference mode; a copy made in it could never meet the solver's gradients.
             with torch.inference_mode(False):
                 mesh = Mesh(self.mesh.vertices.to(feature_map.device), self.mesh.faces.to(feature_map.device))
             self._renderers[key] = FeatureRenderer(mesh, (feature_map.shape[-2], feature_map.shape[-1]), self.engine)

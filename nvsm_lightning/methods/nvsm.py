@@ -68,7 +68,9 @@ class NVSM(NeMo):
                 feature_map, model.bank.clutter_mean, evidence.camera, self.anchors, grid, ring, renderer
             )
         else:
-            losses = grid_losses(evidence, model.space.grid().to(feature_map), renderer, self.match_settings.score)
+            losses = grid_losses(
+                evidence, model.space.grid().to(feature_map), renderer, self.match_settings.objective(evidence.camera)
+            )
         rival = torch.deg2rad(torch.tensor(self.selection.rival_deg)).item()
         return match_pictures(evidence, losses, model.space, renderer, self.match_settings, rival)
 
