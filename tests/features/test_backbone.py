@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nvsm_lightning.errors import ConfigError, WeightsError
 from nvsm_lightning.features.backbone import Backbone, BackboneSpec
+from nvsm_lightning.geometry.cameras import Camera, canonical_camera
 
 
 def picture(batch: int = 2, height: int = 64, width: int = 96, seed: int = 0) -> Tensor:
@@ -125,10 +126,16 @@ def test_frozen_stages_get_no_gradient_and_the_others_do() -> None:
     assert all(gradient.abs().sum() > 0 for name, gradient in gradients.items() if name not in frozen)
 
 
+def camera_of(batch: int, frame: tuple[float, float, float, float] | None = None) -> Camera:
+    edges = None if frame is None else torch.tensor([frame]).expand(batch, 4)
+    camera = canonical_camera(64, 96).expanded(batch)
+    return Camera(camera.distance, camera.focal, camera.principal, camera.box, edges)
+
+
 def test_calibration_takes_the_mean_feature_away() -> None:
     net = small().eval()
     images = [picture(3, seed=1), picture(1, seed=2)]  # of unequal size: every cell counts the same
-    net.calibrate(images)
+    net.calibrate((image, camera_of(len(image))) for image in images)
     raw = torch.cat([net.raw(image) for image in images])
     assert torch.allclose(net.center[:, 0, 0], raw.mean((0, 2, 3)), atol=1e-6) and net.center.norm() > 0.1
     features = net(images[0])
@@ -137,9 +144,18 @@ def test_calibration_takes_the_mean_feature_away() -> None:
     assert not net.center.requires_grad and "center" in net.state_dict()
 
 
+def test_the_fill_around_a_picture_does_not_count_for_the_centre() -> None:
+    net, image = small().eval(), picture(2)
+    net.calibrate(
+        [(image, camera_of(2, (16.0, -50.0, 60.0, 40.0)))]
+    )  # cells of columns 2 to 6 (7 ends at 64), rows 0 to 4
+    shown = net.raw(image)[:, :, :5, 2:7]
+    assert torch.allclose(net.center[:, 0, 0], shown.mean((0, 2, 3)), atol=1e-6)
+
+
 def test_no_centring_where_it_is_not_wanted() -> None:
     net = small(center=False).eval()
-    net.calibrate([picture()])
+    net.calibrate([(picture(), camera_of(2))])
     assert torch.equal(net.center, torch.zeros(16, 1, 1))
     assert torch.allclose(net(picture()), net.raw(picture()), atol=1e-6)
 

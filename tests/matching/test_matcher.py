@@ -4,16 +4,19 @@ import pytest
 import torch
 
 from nvsm_lightning.errors import ConfigError
-from nvsm_lightning.features.reading import read_vertices
 from nvsm_lightning.geometry.cameras import project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint, viewpoint_error
-from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, bank_losses, match_pictures
+from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, match_pictures
 from nvsm_lightning.matching.synthesis import synthesise, vertex_features
-from nvsm_lightning.pose.likelihood import area_score, gather_evidence, pose_loss
+from nvsm_lightning.pose.likelihood import OBJECTIVES, area_loss, gather_evidence
+from nvsm_lightning.pose.solver import grid_losses
 from nvsm_lightning.pose.space import PoseSpace
 
 SPACE = PoseSpace(24, [0.0, 10.0], [0.0])
 RIVAL = math.radians(30)
+
+
+GRID_POSE = MatchSettings(steps=0)
 
 
 def evidence_of(pictures):
@@ -23,6 +26,11 @@ def evidence_of(pictures):
 def anchors_of(pictures, chosen: list[int]) -> Anchors:
     vertex, visible = vertex_features(pictures.feature_map, pictures.viewpoint, pictures.camera, pictures.renderer)
     return Anchors(vertex[chosen], visible[chosen], pictures.viewpoint[chosen])
+
+
+def bank_losses(pictures, evidence=None, score: str = "area"):
+    evidence = evidence_of(pictures) if evidence is None else evidence
+    return grid_losses(evidence, SPACE.grid(), pictures.renderer, score)
 
 
 def losses_of(pictures, anchors: Anchors, ring_deg: float = 180.0):
@@ -35,13 +43,8 @@ def losses_of(pictures, anchors: Anchors, ring_deg: float = 180.0):
 def test_unknown_sources_are_named() -> None:
     with pytest.raises(ConfigError, match="Unknown source 'both'"):
         MatchSettings(source="both")
-
-
-def test_bank_losses_are_the_pose_losses_of_the_grid(pictures) -> None:
-    losses, grid = bank_losses(evidence_of(pictures), SPACE, pictures.renderer), SPACE.grid()
-    for pose in (0, 11, 47):
-        own = pose_loss(evidence_of(pictures), grid[pose].expand(8, 1, 3), pictures.renderer)[:, 0]
-        assert torch.allclose(losses[:, pose], own, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"Unknown score 'sum'.*'area', 'likelihood'"):
+        MatchSettings(score="sum")
 
 
 def test_anchor_losses_equal_the_slow_twin(pictures) -> None:
@@ -65,8 +68,8 @@ def test_anchor_losses_equal_the_slow_twin(pictures) -> None:
 def test_an_anchor_that_sees_everything_scores_by_area(pictures) -> None:
     everything = torch.ones(1, len(pictures.texture), dtype=torch.bool)
     anchors = Anchors(pictures.texture[None], everything, pictures.viewpoint[:1])
-    score = area_score(evidence_of(pictures), SPACE.grid().expand(8, -1, -1), pictures.renderer)
-    assert torch.allclose(losses_of(pictures, anchors), 1 - score, atol=1e-5)
+    expected = area_loss(evidence_of(pictures), SPACE.grid().expand(8, -1, -1), pictures.renderer)
+    assert torch.allclose(losses_of(pictures, anchors), expected, atol=1e-5)
 
 
 def test_zeros_of_hidden_vertices_neither_help_nor_hurt(pictures) -> None:
@@ -93,23 +96,24 @@ def test_poses_that_no_anchor_reaches_are_infinite_and_the_best_anchor_counts(pi
     assert torch.equal(both, torch.minimum(one, other)) and both.isinf().any()
 
 
+@pytest.mark.parametrize("score", ["area", "likelihood"])
 @pytest.mark.parametrize("source", ["bank", "anchors"])
-def test_matching_finds_the_poses_of_pictures(pictures, make_pictures, source) -> None:
+def test_matching_finds_the_poses_of_pictures(pictures, make_pictures, source, score) -> None:
     unlabelled = make_pictures(pictures.viewpoint + torch.deg2rad(torch.tensor([17.0, 3.0, 0.0])))
     evidence = evidence_of(unlabelled)
     if source == "bank":
-        losses = bank_losses(evidence, SPACE, pictures.renderer)
+        losses = bank_losses(unlabelled, score=score)
     else:
         losses = losses_of(unlabelled, anchors_of(pictures, list(range(8))), 45)
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, 12, RIVAL)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, MatchSettings(source, score), RIVAL)
     error = torch.rad2deg(viewpoint_error(rows[:, :3], unlabelled.viewpoint))
     assert rows.shape == (8, 5) and error.max() < 4, error
     assert (rows[:, 4] > 0).all() and ((rows[:, 0] >= 0) & (rows[:, 0] < 2 * math.pi)).all()
 
 
 def test_score_and_margin_come_from_the_grid(pictures) -> None:
-    losses, grid = bank_losses(evidence_of(pictures), SPACE, pictures.renderer), SPACE.grid()
-    rows = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, 0, RIVAL)
+    losses, grid = bank_losses(pictures), SPACE.grid()
+    rows = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, GRID_POSE, RIVAL)
     for item in range(8):
         best = int(losses[item].argmin())
         rivals = [
@@ -120,15 +124,15 @@ def test_score_and_margin_come_from_the_grid(pictures) -> None:
         assert torch.equal(rows[item, :3], grid[best])
         assert float(rows[item, 3]) == pytest.approx(1 - float(losses[item, best]), abs=1e-6)
         assert float(rows[item, 4]) == pytest.approx(min(rivals) - float(losses[item, best]), abs=1e-6)
-    refined = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, 6, RIVAL)
+    refined = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, MatchSettings(steps=6), RIVAL)
     assert torch.equal(refined[:, 3:], rows[:, 3:]) and not torch.equal(refined[:, :3], rows[:, :3])
 
 
-def test_refined_matches_are_no_worse_than_their_start(pictures) -> None:
-    evidence = evidence_of(pictures)
-    losses = bank_losses(evidence, SPACE, pictures.renderer)
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, 12, RIVAL)
-    refined = pose_loss(evidence, rows[:, None, :3], pictures.renderer)[:, 0]
+@pytest.mark.parametrize("score", ["area", "likelihood"])
+def test_refined_matches_are_no_worse_than_their_start(pictures, score) -> None:
+    evidence, losses = evidence_of(pictures), bank_losses(pictures, score=score)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, MatchSettings(score=score), RIVAL)
+    refined = OBJECTIVES[score](evidence, rows[:, None, :3], pictures.renderer)[:, 0]
     assert (refined <= losses.amin(1) + 1e-6).all()
 
 
@@ -136,7 +140,7 @@ def test_pictures_without_rival_or_without_any_pose_have_no_margin(pictures) -> 
     evidence, grid = evidence_of(pictures), SPACE.grid()
     losses = torch.full((8, len(grid)), torch.inf)
     losses[:4, 5] = 0.3
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, 0, RIVAL)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, GRID_POSE, RIVAL)
     assert torch.equal(rows[:4, :3], grid[5].expand(4, 3)) and (rows[:, 4] == 0).all()
     assert rows[:4, 3].isfinite().all() and not rows[4:, 3].isfinite().any()  # selection drops what is not finite
 
@@ -151,11 +155,7 @@ def test_a_front_back_symmetric_object_has_no_margin(pictures) -> None:
     ground = pictures.clutter[None, :, None, None].expand_as(drawn)
     feature_map = torch.nn.functional.normalize(torch.where(mask[:, None], drawn, ground), dim=1)
     evidence = gather_evidence(feature_map, symmetric, pictures.clutter, pictures.camera)
-    losses = bank_losses(evidence, SPACE, pictures.renderer)
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, 0, RIVAL)
-    plain = match_pictures(
-        evidence_of(pictures), bank_losses(evidence_of(pictures), SPACE, pictures.renderer), SPACE, pictures.renderer,
-        0, RIVAL,
-    )  # fmt: skip
+    losses = bank_losses(pictures, evidence)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, GRID_POSE, RIVAL)
+    plain = match_pictures(evidence_of(pictures), bank_losses(pictures), SPACE, pictures.renderer, GRID_POSE, RIVAL)
     assert rows[:, 4].mean() < 0.35 * plain[:, 4].mean(), (rows[:, 4], plain[:, 4])
-    assert read_vertices(feature_map, uvz[..., :2]).isfinite().all()

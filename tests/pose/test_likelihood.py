@@ -10,7 +10,7 @@ from nvsm_lightning.geometry.cameras import Camera, project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 from nvsm_lightning.pose.likelihood import (
     Evidence,
-    area_score,
+    area_loss,
     gather_evidence,
     object_scores,
     occlusion_map,
@@ -122,11 +122,19 @@ def test_the_area_score_does_not_reward_a_larger_silhouette(scene) -> None:
     evidence = scene.evidence
     flat = Evidence(torch.ones_like(evidence.table), torch.full_like(evidence.clutter, 0.25), evidence.camera)
     poses = torch.deg2rad(torch.tensor([(0.0, 0.0, 0.0), (90.0, 0.0, 0.0)])).expand(5, 2, 3)
-    area = area_score(flat, poses, scene.renderer)
-    assert torch.allclose(area, torch.full((5, 2), 0.75), atol=1e-5)
-    assert torch.allclose(area_score(flat, poses, scene.renderer, use_clutter=False), torch.ones(5, 2), atol=1e-5)
+    assert torch.allclose(area_loss(flat, poses, scene.renderer), torch.full((5, 2), 0.25), atol=1e-5)
     score, mask = object_scores(flat, poses, scene.renderer)
     assert (mask.sum(-1)[:, 1] > 1.5 * mask.sum(-1)[:, 0]).all() and (score[~mask] == 0).all()
+
+
+def test_the_area_loss_is_the_mean_ratio_over_covered_cells(scene) -> None:
+    poses = scene.viewpoint[:, None] + torch.tensor([0.2, 0.0, 0.05])
+    score, mask = object_scores(scene.evidence, poses, scene.renderer)
+    for item in range(5):
+        cells = mask[item, 0].nonzero()[:, 0].tolist()
+        ratios = [float(score[item, 0, cell] - scene.evidence.clutter[item, cell]) for cell in cells]
+        loss = area_loss(scene.evidence, poses, scene.renderer)[item, 0]
+        assert float(loss) == pytest.approx(1 - sum(ratios) / len(ratios), abs=1e-5)
 
 
 def test_the_occlusion_map_marks_an_occluded_patch(scene) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.meshes import Mesh
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
-from nvsm_lightning.pose.likelihood import Evidence, pose_loss
+from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, pose_loss
 from nvsm_lightning.pose.solver import SolverSettings, distinct_modes, grid_losses, refine, solve
 from nvsm_lightning.pose.space import PoseSpace, paper_grid
 from nvsm_lightning.render.renderer import FeatureRenderer
@@ -19,13 +19,13 @@ def error_deg(viewpoint: Tensor, scene) -> Tensor:
     return torch.rad2deg(viewpoint_error(viewpoint, scene.viewpoint))
 
 
-@pytest.mark.parametrize("name", ["short", "paper"])
-def test_poses_of_a_coloured_cuboid_are_found_within_two_degrees(scene, name) -> None:
-    estimate = solve(scene.evidence, SPACE, scene.renderer, SolverSettings(name=name))
+@pytest.mark.parametrize(("name", "objective"), [("short", "likelihood"), ("paper", "likelihood"), ("short", "area")])
+def test_poses_of_a_coloured_cuboid_are_found_within_two_degrees(scene, name, objective) -> None:
+    estimate = solve(scene.evidence, SPACE, scene.renderer, SolverSettings(name=name, objective=objective))
     assert error_deg(estimate.viewpoint, scene).max() < 2, error_deg(estimate.viewpoint, scene)
     assert ((estimate.viewpoint[:, 0] >= 0) & (estimate.viewpoint[:, 0] < 2 * math.pi)).all()
     # The loss that is told is the loss of the pose that is told, and the start is a pose of the grid.
-    told = pose_loss(scene.evidence, estimate.viewpoint[:, None], scene.renderer)[:, 0]
+    told = OBJECTIVES[objective](scene.evidence, estimate.viewpoint[:, None], scene.renderer)[:, 0]
     assert torch.allclose(estimate.loss, told, atol=1e-5)
     grid = (SPACE if name == "short" else paper_grid()).grid()
     assert (estimate.start[:, None] == grid[None]).all(-1).any(1).all()
@@ -46,12 +46,19 @@ def test_a_quarter_occluded_cuboid_is_still_found(scene) -> None:
     assert error_deg(estimate.viewpoint, scene).max() < 10
 
 
+def test_grid_losses_are_those_of_the_objective_asked_for(scene) -> None:
+    grid = SPACE.grid()[::9]
+    for name, objective in OBJECTIVES.items():
+        expected = objective(scene.evidence, grid.expand(5, -1, -1), scene.renderer)
+        assert torch.allclose(grid_losses(scene.evidence, grid, scene.renderer, name), expected, atol=1e-6)
+
+
 def test_grid_losses_do_not_depend_on_the_chunk(scene) -> None:
     grid = SPACE.grid()
     whole = grid_losses(scene.evidence, grid, scene.renderer)
     assert whole.shape == (5, len(grid)) and not whole.requires_grad
     for chunk in (1, 7, 50):
-        assert torch.allclose(grid_losses(scene.evidence, grid, scene.renderer, chunk), whole, atol=1e-6)
+        assert torch.allclose(grid_losses(scene.evidence, grid, scene.renderer, chunk=chunk), whole, atol=1e-6)
     for pose in (0, 17, 107):
         own = pose_loss(scene.evidence, grid[pose].expand(5, 1, 3), scene.renderer)[:, 0]
         assert torch.allclose(whole[:, pose], own, atol=1e-6)
@@ -133,3 +140,5 @@ def test_a_picture_that_no_pose_covers_keeps_its_best_start(scene) -> None:
 def test_unknown_solvers_are_named() -> None:
     with pytest.raises(ConfigError, match="Unknown solver 'newton'"):
         SolverSettings(name="newton")
+    with pytest.raises(ConfigError, match=r"Unknown objective 'sum'.*'area', 'likelihood'"):
+        SolverSettings(objective="sum")

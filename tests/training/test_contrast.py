@@ -124,13 +124,15 @@ def test_background_is_never_drawn_from_the_grown_mesh_while_there_is_other(seed
     covered[1, 0, 0] = True
     covered[2, :6] = True  # grown: the last row alone is free
     feature_map = torch.arange(3 * 96).view(3, 1, 8, 12).float()
-    drawn = draw_background(feature_map, covered, 5, torch.rand(3, 8, 12, generator=generator)).view(3, 5)
+    shown = torch.ones_like(covered)
+    shown[1, :, 6:] = False  # the stored picture ends in the middle of the crop
+    drawn = draw_background(feature_map, covered, shown, 5, torch.rand(3, 8, 12, generator=generator)).view(3, 5)
     for item in range(3):
         cell = drawn[item].long() - 96 * item
         assert len(cell.unique()) == 5  # without replacement
         for row, column in zip((cell // 12).tolist(), (cell % 12).tolist(), strict=True):
             around = covered[item, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
-            assert not around.any(), (item, row, column)
+            assert not around.any() and shown[item, row, column], (item, row, column)
 
 
 def test_background_is_drawn_evenly() -> None:
@@ -138,7 +140,9 @@ def test_background_is_drawn_evenly() -> None:
     covered = torch.zeros(3000, 4, 6, dtype=torch.bool)
     covered[:, 0, 0] = True  # free: 24 cells less the corner and its three neighbours
     feature_map = torch.arange(24).view(1, 1, 4, 6).expand(3000, 1, 4, 6).float()
-    counts = torch.bincount(draw_background(feature_map, covered, 5, order)[:, 0].long(), minlength=24)
+    counts = torch.bincount(
+        draw_background(feature_map, covered, torch.ones_like(covered), 5, order)[:, 0].long(), minlength=24
+    )
     assert (counts[[0, 1, 6, 7]] == 0).all() and int(counts.sum()) == 15000
     free = counts[counts > 0].float()
     assert len(free) == 20 and ((free - 750).abs() < 5 * math.sqrt(750)).all()
@@ -147,14 +151,20 @@ def test_background_is_drawn_evenly() -> None:
 def test_any_cell_serves_where_the_mesh_covers_all() -> None:
     feature_map = normalize(torch.randn(1, 3, 4, 4), dim=1)
     covered = torch.ones(1, 4, 4, dtype=torch.bool)
-    drawn = draw_background(feature_map, covered, 5, torch.rand(1, 4, 4))
+    drawn = draw_background(feature_map, covered, covered, 5, torch.rand(1, 4, 4))
     assert drawn.shape == (5, 3)
     assert (torch.cdist(drawn, cells(feature_map)[0]).amin(1) < 1e-6).all()
 
 
-def test_the_free_cells_come_before_covered_ones() -> None:
+def test_what_shows_nothing_comes_before_what_is_covered() -> None:
     covered = torch.ones(1, 4, 6, dtype=torch.bool)
-    covered[0, :, 4:] = False  # grown by one: only the last column, four cells, is free; five are asked for
+    covered[0, :, 4:] = False  # grown by one: only the last column, four cells, is free
+    shown = torch.ones(1, 4, 6, dtype=torch.bool)
+    shown[0, 2:] = False
     feature_map = torch.arange(24).view(1, 1, 4, 6).float()
-    drawn = draw_background(feature_map, covered, 5, torch.rand(1, 4, 6))[:, 0]
-    assert {5, 11, 17, 23} <= set(drawn.long().tolist()) and len(drawn.unique()) == 5
+    for count, expected in ((2, {5, 11}), (4, {5, 11, 17, 23})):
+        drawn = draw_background(feature_map, covered, shown, count, torch.rand(1, 4, 6))[:, 0]
+        assert set(drawn.long().tolist()) == expected
+    drawn = draw_background(feature_map, covered, shown, 6, torch.rand(1, 4, 6))[:, 0].long()
+    assert {5, 11, 17, 23} < set(drawn.tolist()) and len(drawn.unique()) == 6 and (drawn < 24).all()
+    assert (drawn[4:] < 12).all()  # covered cells of the stored picture come before those beyond it

@@ -1,0 +1,161 @@
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from nvsm_lightning.errors import DataError
+from nvsm_lightning.matching.matcher import MatchSettings
+from nvsm_lightning.matching.selection import SelectionSettings
+from nvsm_lightning.methods import NVSM, NeMo
+from nvsm_lightning.training.schedule import EMSchedule
+
+EM = EMSchedule(rounds=2, epochs_per_round=1)
+
+
+def same(one: LightningModule, other: LightningModule) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_without_rounds_it_is_nemo_bit_for_bit(make_method, make_data, make_trainer) -> None:
+    methods = {kind: make_method(kind) for kind in (NeMo, NVSM)}
+    start = {name: value.clone() for name, value in methods[NeMo].state_dict().items()}
+    for method in methods.values():
+        make_trainer(EMSchedule(rounds=0)).fit(method, make_data())
+    assert same(methods[NeMo], methods[NVSM])
+    after = methods[NeMo].state_dict()
+    assert not any(torch.equal(start[name], after[name]) for name in start if name.endswith("weight"))
+
+
+def test_rounds_label_the_pool_and_train_on_it(make_method, make_data, make_trainer, tmp_path, azimuths) -> None:
+    method, data = make_method(), make_data()
+    make_trainer(EM).fit(method, data)
+    index, viewpoint, weight = data.pseudo_labels
+    assert data.round == 1 and len(index) >= 7 and viewpoint.isfinite().all() and (weight == 1).all()
+    for round in range(2):
+        with (tmp_path / "tables" / f"matches_round_{round:02d}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert rows and all(int(row["round"]) == round and 0 <= int(row["anchor"]) < 8 for row in rows)
+        for row in rows:  # the error that is told is that of the pose that is told
+            turned = abs(float(row["azimuth_deg"]) - azimuths[int(row["key"][:2])]) % 360
+            assert float(row["error_deg"]) >= min(turned, 360 - turned) * 0.9 - 1
+    assert [rows[k]["key"] for k in range(len(rows))] == [data.pool[int(k)].key for k in index]
+
+
+def test_a_rounds_share_bounds_its_labels(make_method, make_data, make_trainer) -> None:
+    gates = SelectionSettings(ring_deg=180, first_share=0.3, last_share=0.6, bin_floor=0.0, min_score=-10)
+    data = make_data()
+    make_trainer(EM).fit(make_method(selection=gates), data)
+    assert len(data.pseudo_labels[0]) == 6  # of ten
+
+
+@pytest.mark.parametrize("source", ["bank", "anchors"])
+def test_the_hidden_truth_of_the_pool_changes_nothing(
+    make_method, make_data, make_trainer, folder, write_table, tmp_path, azimuths, source
+) -> None:
+    methods, labels = [], []
+    for name, shift in (("true", 0), ("shuffled", 3)):
+        root = tmp_path / name
+        shutil.copytree(folder, root)
+        hidden = [k for k in range(14) if f"{k:02d}.png" not in (folder / "labelled.txt").read_text()]
+        shuffled = list(azimuths)
+        for position, k in enumerate(hidden):
+            shuffled[k] = azimuths[hidden[(position + shift) % len(hidden)]]
+        write_table(root, shuffled)
+        method, data = make_method(match=MatchSettings(source=source, steps=2)), make_data(root)
+        make_trainer(EM).fit(method, data)
+        methods.append(method)
+        labels.append(data)
+    assert not torch.equal(labels[0].pool_truth(), labels[1].pool_truth())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*(data.pseudo_labels for data in labels), strict=True))
+    assert len(labels[0].pseudo_labels[0]) > 0 and same(*methods)
+
+
+def test_matching_with_labelled_pictures_finds_poses_around_them(
+    make_method, make_data, make_trainer, azimuths
+) -> None:
+    """With anchors a pose of the pool lies within the ring of a labelled picture or its mirror image, or is skipped."""
+    gates = SelectionSettings(ring_deg=180, first_share=1.0, last_share=1.0, min_score=-10)
+    method, data = (
+        make_method(match=MatchSettings("anchors", anchor_ring_deg=40.0, steps=0), selection=gates),
+        make_data(),
+    )
+    make_trainer(EMSchedule(1, 1), 1).fit(method, data)
+    index, viewpoint, _ = data.pseudo_labels
+    anchors = method.anchors.viewpoint
+    turn = torch.rad2deg((viewpoint[:, None, 0] - anchors[None, :, 0]).abs())
+    assert len(index) == 10 and (torch.minimum(turn, 360 - turn).amin(1) <= 40.5).all()
+
+
+def test_a_pool_that_passes_no_gate_ends_the_fit(make_method, make_data, make_trainer) -> None:
+    method = make_method(selection=SelectionSettings(min_score=2.0))
+    with pytest.raises(DataError, match=r"Round 1: no picture of the pool of 10 passed the gates.*ring_deg, min_score"):
+        make_trainer(EM).fit(method, make_data())
+
+
+def test_damaged_pool_pictures_are_skipped_and_not_counted(
+    make_method, make_data, make_trainer, folder, tmp_path, capsys
+) -> None:
+    root = tmp_path / "damaged"
+    shutil.copytree(folder, root)
+    (root / "05.png").write_bytes((root / "05.png").read_bytes()[:200])
+    gates = SelectionSettings(ring_deg=180, first_share=1.0, last_share=1.0, min_score=-10)
+    method, data = make_method(selection=gates), make_data(root)
+    taken = []
+    method.finish_matching = lambda round, rows, data: (
+        taken.append(rows),
+        NVSM.finish_matching(method, round, rows, data),
+    )
+    numbers = []
+    method._report = lambda labels, viewpoint, data: numbers.append((labels, viewpoint))
+    with pytest.warns(UserWarning, match="1 of 10 pool pictures are damaged"):
+        make_trainer(EMSchedule(1, 1), 1).fit(method, data)
+    gone = [record.key for record in data.pool].index("05.png")
+    assert taken[0][gone].isnan().all() and taken[0].isfinite().all(1).sum() == 9
+    assert gone not in data.pseudo_labels[0].tolist() and len(data.pseudo_labels[0]) == 9
+
+
+def test_reports_leave_skipped_pictures_out(make_method, make_data, make_trainer, azimuths) -> None:
+    class Numbers:
+        def log_metrics(self, numbers, step) -> None:
+            self.numbers = numbers
+
+    method, data, trainer, log = make_method(), make_data(), make_trainer(EM), Numbers()
+    trainer.fit(method, data)
+    truth = data.pool_truth()
+    labels = type("Labels", (), {"round": 1, "index": torch.arange(5), "__len__": lambda self: 5})()
+    labels.write_csv = lambda *arguments: None
+    viewpoint = truth.clone()
+    viewpoint[5:] = torch.nan  # half of the pool could not be read
+    trainer._loggers = [log]
+    method._report(labels, viewpoint, data)
+    assert log.numbers["em/precision_10"] == log.numbers["em/pool_acc_10"] == log.numbers["em/pool_acc_30"] == 1
+
+
+def checkpointed(folder: Path) -> dict:
+    saver = ModelCheckpoint(folder, save_last=True, save_top_k=1)
+    return {"callbacks": [saver], "enable_checkpointing": True}
+
+
+@pytest.mark.parametrize("crash", [(1, 1), (2, 0)])
+def test_resuming_inside_the_rounds_is_exact(make_method, make_data, make_trainer, tmp_path, crash) -> None:
+    em = EMSchedule(rounds=2, epochs_per_round=2)
+    whole, killed, resumed = make_method(), make_method(), make_method()
+    make_trainer(em, 4).fit(whole, make_data())
+    step = killed.training_step
+
+    def crashing(batch, batch_idx):
+        if (killed.current_epoch, batch_idx) == crash:
+            raise KeyboardInterrupt
+        return step(batch, batch_idx)
+
+    killed.training_step = crashing
+    with pytest.raises(SystemExit):
+        make_trainer(em, 4, **checkpointed(tmp_path / "c")).fit(killed, make_data())
+    data = make_data()
+    make_trainer(em, 4, **checkpointed(tmp_path / "c")).fit(resumed, data, ckpt_path=str(tmp_path / "c" / "last.ckpt"))
+    assert same(whole, resumed)
