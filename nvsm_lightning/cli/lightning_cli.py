@@ -259,6 +259,7 @@ def quiet() -> None:
         "number of training batches",
         "callbacks used to create the checkpoint",
         "isinstance.treespec, LeafSpec",
+        "in eval mode at the start of training",  # batch norm of pretrained trunks, frozen on purpose
         "You have overridden `transfer_batch_to_device`",
         "Grad strides do not match bucket view strides",  # of 1 x 1 convolutions in channels-last; no error, says torch
     )

@@ -44,13 +44,13 @@ def report(folder, predicted, groups=("a", "a", "b"), **attributes):
     data = SimpleNamespace(test=records, labelled=records[:2], pool=[], name="cars", category="car", **attributes)
     loader = torch.utils.data.DataLoader(Pictures())
     trainer = SimpleNamespace(
-    outputs = {"index": torch.arange(3), "viewpoint": predicted, "truth": TRUTH, "loss": torch.zeros(3)}
+        datamodule=data, default_root_dir=str(folder), is_global_zero=True, test_dataloaders=loader, loggers=[Recorder()],
         global_step=5, current_epoch=1,
     )  # fmt: skip
     module = SimpleNamespace(mesh=cuboid((-0.2, -0.4, -0.1), (0.2, 0.4, 0.1), 50), name="method")
     callback = RunReport(overlays=2, width=60)
     callback.on_test_start(trainer, module)
-    outputs = {"index": torch.arange(3), "viewpoint": predicted, "truth": TRUTH, "loss": torch.zeros(3), "seconds": 0.3}
+    outputs = {"index": torch.arange(3), "viewpoint": predicted, "truth": TRUTH, "loss": torch.zeros(3)}
     callback.on_test_batch_end(trainer, module, {**outputs, "seconds": 0.3}, None, 0)
     callback.on_test_epoch_end(trainer, module)
     callback.teardown(trainer, module, "test")
