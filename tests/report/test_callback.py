@@ -44,8 +44,8 @@ def report(folder, predicted, groups=("a", "a", "b"), **attributes):
     data = SimpleNamespace(test=records, labelled=records[:2], pool=[], name="cars", category="car", **attributes)
     loader = torch.utils.data.DataLoader(Pictures())
     trainer = SimpleNamespace(
-        datamodule=data, default_root_dir=str(folder), is_global_zero=True, test_dataloaders=loader, loggers=[Recorder()],
-        global_step=5, current_epoch=1,
+        datamodule=data, default_root_dir=str(folder), is_global_zero=True, test_dataloaders=loader,
+        loggers=[Recorder()], global_step=5, current_epoch=1,
     )  # fmt: skip
     module = SimpleNamespace(mesh=cuboid((-0.2, -0.4, -0.1), (0.2, 0.4, 0.1), 50), name="method")
     callback = RunReport(overlays=2, width=60)
