@@ -113,9 +113,10 @@ class NeuralMesh(nn.Module):
         vertex, visible = vertex_features(
             feature_map, batch["viewpoint"], camera, renderer, self.bank_settings.legacy_nearest
         )
-        noise = self._background(
-            feature_map, batch["viewpoint"], camera, self.contrast.noise_per_image, step, rank, world
-        )
+        order = torch.rand(
+            world * len(feature_map), *feature_map.shape[-2:], generator=torch.Generator().manual_seed(step)
+        )[rank::world]  # the data's sampler deals the pictures of a step out in the same way
+        noise = self._background(feature_map, batch["viewpoint"], camera, self.contrast.noise_per_image, order)
         # Copies: the update below writes into the buffers that the backward pass still needs.
         means, clutter = self.bank.vertex.clone(), self.bank.clutter[: max(1, int(self.bank.clutter_filled))].clone()
         main = contrastive_loss(vertex, visible, batch["weight"], means, clutter, self.near, self.contrast)
@@ -128,14 +129,12 @@ class NeuralMesh(nn.Module):
         return {"loss": total, "main": main.detach(), "background": background.detach()}
 
     def _background(
-        self, feature_map: Tensor, viewpoint: Tensor, camera: Camera, count: int, step: int, rank: int, world: int
+        self, feature_map: Tensor, viewpoint: Tensor, camera: Camera, count: int, order: Tensor
     ) -> Float[Tensor, "noise dim"]:
         renderer = self.renderer(feature_map)
         with torch.no_grad():
             uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint), camera)
             covered = renderer.fragments(uvz).mask
-        order = torch.rand(world * len(covered), *covered.shape[1:], generator=torch.Generator().manual_seed(step))
-        order = order[rank::world]  # the data's sampler deals the pictures of a step out in the same way
         shown = camera.shows(renderer.size)
         return draw_background(feature_map, covered, shown, count, order.to(feature_map.device))
 
@@ -146,7 +145,8 @@ class NeuralMesh(nn.Module):
         """
         total = torch.zeros_like(self.bank.vertex)
         count = torch.zeros(len(total), device=total.device)
-        for number, batch in enumerate(batches):
+        generator = torch.Generator().manual_seed(0)  # one for the whole pass: the draw depends on no batch size
+        for batch in batches:
             feature_map = self.features(batch["image"])
             camera, renderer = batch["camera"].scaled(1 / STRIDE), self.renderer(feature_map)
             vertex, visible = vertex_features(
@@ -156,7 +156,8 @@ class NeuralMesh(nn.Module):
             total += (vertex * weight[..., None]).sum(0)  # no einsum: autocast would turn it into a bf16 product
             count += weight.sum(0)
             cells_each = 4 * self.contrast.noise_per_image
-            self.bank.push_clutter(self._background(feature_map, batch["viewpoint"], camera, cells_each, number, 0, 1))
+            order = torch.rand(len(feature_map), *feature_map.shape[-2:], generator=generator)
+            self.bank.push_clutter(self._background(feature_map, batch["viewpoint"], camera, cells_each, order))
         self.bank.set_vertices(total, count)
 
     def evidence_of(
