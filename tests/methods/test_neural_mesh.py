@@ -79,15 +79,27 @@ def test_the_background_is_drawn_by_the_step(batch) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_processes_draw_the_background_that_one_would_draw(batch) -> None:
-    model = model_of().eval()
-    with torch.no_grad():
-        maps = model.features(batch["image"])
-    camera = batch["camera"].scaled(1 / 8)
-    together = model._background(maps, batch["viewpoint"], camera, 5, 7, 0, 1).view(14, 5, -1)
+def test_processes_draw_the_background_that_one_would_draw(batch, monkeypatch) -> None:
+    drawn = []
+    original = NeuralMesh._background
+    monkeypatch.setattr(NeuralMesh, "_background", lambda *a: drawn.append(original(*a)) or drawn[-1])
+    monkeypatch.setattr("nvsm_lightning.methods.neural_mesh.share_of_pairs", lambda pairs, world: 1.0)
+    model = model_of()
+    model.loss(batch, 7)
     for rank in range(2):
-        own = model._background(maps[rank::2], batch["viewpoint"][rank::2], camera[rank::2], 5, 7, rank, 2)
-        assert torch.equal(own.view(7, 5, -1), together[rank::2])
+        model.loss(halves(batch, rank), 7, rank, 2)
+    together = drawn[0].view(14, 5, -1)
+    for rank in range(2):
+        assert torch.allclose(drawn[1 + rank].view(7, 5, -1), together[rank::2], atol=1e-5)
+
+
+def test_accumulation_does_not_depend_on_the_batches(batch) -> None:
+    model, other = model_of().eval(), model_of().eval()
+    model.accumulate([batch])
+    parts = [{key: value[start : start + 4] for key, value in batch.items()} for start in range(0, 14, 4)]
+    other.accumulate(parts)
+    assert torch.allclose(model.bank.vertex, other.bank.vertex, atol=1e-5)
+    assert torch.allclose(model.bank.clutter_mean, other.bank.clutter_mean, atol=1e-5)
 
 
 def test_the_share_of_pairs_of_a_single_process_is_one() -> None:

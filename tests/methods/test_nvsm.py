@@ -159,3 +159,28 @@ def test_resuming_inside_the_rounds_is_exact(make_method, make_data, make_traine
     data = make_data()
     make_trainer(em, 4, **checkpointed(tmp_path / "c")).fit(resumed, data, ckpt_path=str(tmp_path / "c" / "last.ckpt"))
     assert same(whole, resumed)
+
+
+class Recorded(NVSM):
+    """Writes its weights at the end of the fit."""
+
+    def on_fit_end(self) -> None:
+        root = Path(self.trainer.default_root_dir)
+        torch.save(self.state_dict(), root / f"{self.trainer.world_size}_{self.global_rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_that_one_trains(make_method, make_data, make_trainer, tmp_path) -> None:
+    for world, strategy in ((1, "auto"), (2, "ddp_spawn")):
+        trainer = make_trainer(EMSchedule(1, 1), 1, devices=world, strategy=strategy, num_sanity_val_steps=0)
+        trainer.fit(
+            make_method(Recorded, learning_rate=1e-5, head_learning_rate=1e-5), make_data(batch_size=4 // world)
+        )
+    alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1_0", "2_0", "2_1"))
+    start = make_method().state_dict()
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        if "clutter" in name:  # the ring is written process after process
+            continue
+        moved = (value - start[name]).abs().amax() if value.is_floating_point() else 0
+        assert torch.allclose(first[name].float(), value.float(), atol=1e-6 + 0.1 * float(moved)), name
