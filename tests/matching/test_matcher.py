@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nvsm_lightning.errors import ConfigError
-from nvsm_lightning.geometry.cameras import project
+from nvsm_lightning.geometry.cameras import Camera, project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint, viewpoint_error
 from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, match_pictures
 from nvsm_lightning.matching.synthesis import synthesise, vertex_features
@@ -45,6 +45,13 @@ def test_unknown_sources_are_named() -> None:
         MatchSettings(source="both")
     with pytest.raises(ConfigError, match=r"Unknown score 'sum'.*'area', 'likelihood'"):
         MatchSettings(score="sum")
+
+
+def test_boxes_are_scored_by_likelihood_and_cameras_by_area(pictures) -> None:
+    boxes = Camera(*pictures.camera.tensors()[:3], torch.tensor([[2.0, 3.0, 30.0, 12.0]]).expand(8, 4))
+    assert MatchSettings().objective(pictures.camera) == "area" and MatchSettings().objective(boxes) == "likelihood"
+    for score in ("area", "likelihood"):
+        assert {MatchSettings(score=score).objective(camera) for camera in (boxes, pictures.camera)} == {score}
 
 
 def test_anchor_losses_equal_the_slow_twin(pictures) -> None:
