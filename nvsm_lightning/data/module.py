@@ -216,10 +216,13 @@ class PoseData(LightningDataModule):
         )
         return self._loader(self._training_set(), sampler=sampler, drop_last=True)
 
-    def labelled_and_pseudo_dataloader(self, mirrored: bool | None = None) -> DataLoader[Batch]:
+    def labelled_and_pseudo_dataloader(
+        self, mirrored: bool | None = None, limit: int | None = None
+    ) -> DataLoader[Batch]:
         """Every training picture once, in order, without augmentation, then (default: as ``mirror``) their mirror
-        images."""
-        return self._loader(with_mirrors(self._training_set(), self.mirror if mirrored is None else mirrored))
+        images. With a ``limit``, the labelled pictures and evenly spaced ones of the others."""
+        chosen = self._training_set(limit)
+        return self._loader(with_mirrors(chosen, self.mirror if mirrored is None else mirrored))
 
     def anchor_dataloader(self) -> DataLoader[Batch]:
         """The labelled pictures in order, without augmentation, then (if ``mirror``) their mirror images."""
@@ -290,11 +293,14 @@ class PoseData(LightningDataModule):
             self._crops[part] = Crops(records, self.crop, self.keep_crops)
         return self._crops[part]
 
-    def _training_set(self) -> PoseDataset:
+    def _training_set(self, limit: int | None = None) -> PoseDataset:
         """Labelled pictures first, then the pseudo-labelled ones; ``index`` counts the pool after the labelled
-        pictures."""
+        pictures. With a ``limit``, only evenly spaced pseudo-labelled ones."""
         count = len(self.labelled)
         index, viewpoint, weight = self._pseudo
+        if limit is not None and count + len(index) > limit:
+            spaced = torch.linspace(0, len(index) - 1, max(0, limit - count)).round().long()
+            index, viewpoint, weight = index[spaced], viewpoint[spaced], weight[spaced]
         return PoseDataset(
             self._part_crops("train"),
             torch.cat((torch.arange(count), count + index)),

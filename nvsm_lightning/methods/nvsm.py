@@ -18,6 +18,8 @@ from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.pose.solver import grid_losses
 
+BANK_PICTURES = 512  # enough for the means of a round; training goes on moving them
+
 
 class NVSM(NeMo):
     """Neural view synthesis and matching. With no rounds (``--trainer.em.rounds 0``) it is NeMo.
@@ -89,7 +91,7 @@ class NVSM(NeMo):
             )
         data.accept(round, labels.index, labels.viewpoint, torch.ones(len(labels)))
         self._report(labels, rows[:, :3], data)
-        self.fill_bank(data.labelled_and_pseudo_dataloader())
+        self.fill_bank(data.labelled_and_pseudo_dataloader(limit=BANK_PICTURES))
 
     def _report(self, labels: PseudoLabels, viewpoint: Float[Tensor, "pool 3"], data: Any) -> None:
         """CSV, log entries and one line; the hidden truth of the pool serves here and nowhere else."""

@@ -244,3 +244,9 @@ def test_resuming_at_an_epochs_end_sees_the_same_pictures(folder, tmp_path) -> N
     assert list(resumed.seen) == [2]
     assert torch.cat(resumed.seen[2]).equal(torch.cat(whole.seen[2]))
     assert not torch.cat(whole.seen[1]).equal(torch.cat(whole.seen[2]))
+
+
+def test_a_limit_keeps_all_labels_and_spaces_the_others(folder) -> None:
+    data = make(folder)
+    accept(data)
+    assert indices(data.labelled_and_pseudo_dataloader(mirrored=False, limit=9)) == [*range(7), 9, 16]
