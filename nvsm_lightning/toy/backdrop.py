@@ -36,7 +36,8 @@ def noise_field(
 
 
 def _srgb(colour: np.ndarray) -> tuple[int, int, int]:
-    return tuple(int(c) for c in 255 * np.clip(colour, 0, 1) ** (1 / 2.2))
+    red, green, blue = (int(c) for c in 255 * np.clip(colour, 0, 1) ** (1 / 2.2))
+    return red, green, blue
 
 
 def _buildings(draw: ImageDraw.ImageDraw, rng: np.random.Generator, width: int, horizon: float) -> None:
