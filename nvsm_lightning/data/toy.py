@@ -21,7 +21,7 @@ class ToyCars(Pascal3D):
     name = "toy_cars"
     synthetic = True
 
-    def __init__(self, root: str = "data/toy_cars", val_percent: float = 10.0, **kwargs) -> None:
+    def __init__(self, root: str = "data/toy_cars", val_percent: float = 20.0, **kwargs) -> None:
         super().__init__(root, val_percent=val_percent, **kwargs)
 
     def read(self, root: Path, test_only: bool = False) -> list[Record]:

@@ -51,24 +51,36 @@ class BackboneSpec:
     train_batch_norm: bool = False
 
 
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with group norm, added to the input (ResNet's basic block)."""
+
+    def __init__(self, cin: int, cout: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(cin, cout, 3, stride, dilation, dilation, bias=False)
+        self.conv2 = nn.Conv2d(cout, cout, 3, 1, dilation, dilation, bias=False)
+        self.norm1, self.norm2 = nn.GroupNorm(8, cout), nn.GroupNorm(8, cout)
+        same = stride == 1 and cin == cout
+        self.skip = nn.Identity() if same else nn.Conv2d(cin, cout, 1, stride, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch cin h w"]) -> Float[Tensor, "batch cout h2 w2"]:
+        """Same size, or divided by the stride."""
+        y = nnf.relu(self.norm1(self.conv1(x)))
+        return nnf.relu(self.norm2(self.conv2(y)) + self.skip(x))
+
+
 class SmallTrunk(nn.Module):
-    """Four stages to strides 4, 8 and 16 with group norm: trains from nothing on small batches.
-    Taps: layer2 (s8), layer3 (s16).
+    """A small residual network, 0.84 million weights. Taps: layer2 (stride 8), layer3 (stride 16, sees 217 pixels).
+
+    Group norm, not batch norm: it trains from nothing and on few pictures, and says the same in training and in tests.
     """
 
-    channels = (96, 128)
+    channels = (112, 128)
 
     def __init__(self) -> None:
         super().__init__()
-
-        def stage(cin: int, cout: int, stride: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.GroupNorm(8, cout), nn.ReLU(inplace=True),
-                nn.Conv2d(cout, cout, 3, 1, 1, bias=False), nn.GroupNorm(8, cout), nn.ReLU(inplace=True),
-            )  # fmt: skip
-
-        self.conv1 = nn.Sequential(nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.GroupNorm(8, 32), nn.ReLU(inplace=True))
-        self.layer1, self.layer2, self.layer3 = stage(32, 64, 2), stage(64, 96, 2), stage(96, 128, 2)
+        self.conv1 = nn.Sequential(nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.GroupNorm(8, 32), nn.ReLU())
+        self.layer1, self.layer2 = ResidualBlock(32, 64, 2), ResidualBlock(64, 112, 2)
+        self.layer3 = nn.Sequential(ResidualBlock(112, 128, 2), ResidualBlock(128, 128, dilation=2))
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         """Taps from fine to coarse."""
