@@ -2,8 +2,8 @@
 
     python experiments/summarise.py runs/*/results.json
 
-The columns give the mean over the seeds and, in brackets, the values of the seeds in order: few label draws say little, and a spread
-says more than an interval over pictures does.
+The columns give the mean over the seeds and, in brackets, the values of the seeds in order: with few label draws the
+spread says more than an interval over pictures does.
 """
 
 import json
