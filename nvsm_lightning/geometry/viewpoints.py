@@ -51,7 +51,7 @@ def viewpoint_from_rotation(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tens
 
 
 def geodesic_error(
-    rotation_a: Float[Tensor, "*batch 3 3"], rotation_b: Float[Tensor, "*batch 3 3"]
+    rotation_a: Float[Tensor, "*#batch 3 3"], rotation_b: Float[Tensor, "*#batch 3 3"]
 ) -> Float[Tensor, "*batch"]:
     """Angle in radians between two rotations: the error of NeMo, NVSM and StarMap.
 
@@ -62,7 +62,7 @@ def geodesic_error(
 
 
 def viewpoint_error(
-    viewpoint_a: Float[Tensor, "*batch 3"], viewpoint_b: Float[Tensor, "*batch 3"]
+    viewpoint_a: Float[Tensor, "*#batch 3"], viewpoint_b: Float[Tensor, "*#batch 3"]
 ) -> Float[Tensor, "*batch"]:
     """:func:`geodesic_error` in radians between two viewpoints."""
     return geodesic_error(rotation_from_viewpoint(viewpoint_a), rotation_from_viewpoint(viewpoint_b))
