@@ -45,7 +45,7 @@ def make_pictures() -> Callable[[Tensor], Pictures]:
         waves = mesh.vertices @ torch.randn(3, 30, generator=generator) * 8 + 6.28 * torch.rand(30, generator=generator)
         texture = normalize(torch.cat((waves.sin(), torch.zeros(len(waves), 1)), 1), dim=1)
         clutter = torch.eye(31)[-1]
-        camera = canonical_camera(*SIZE, pixels_per_unit=36).expanded(len(viewpoint))
+        camera = canonical_camera(*SIZE, pixels_per_unit=36.0).expanded(len(viewpoint))
         drawn, mask = renderer.render(texture, project(mesh.vertices, rotation_from_viewpoint(viewpoint), camera))
         ground = clutter[None, :, None, None].expand_as(drawn)
         feature_map = normalize(torch.where(mask[:, None], drawn, ground), dim=1)

@@ -7,7 +7,7 @@ from torch import Tensor
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.matching.selection import SelectionSettings, nearest_anchor, select
 
-OPEN = SelectionSettings(ring_deg=180, first_share=1.0, last_share=1.0, bin_floor=0.0, min_score=-10)
+OPEN = SelectionSettings(ring_deg=180.0, first_share=1.0, last_share=1.0, bin_floor=0.0, min_score=-10.0)
 
 
 def poses(*azimuth_deg: float) -> Tensor:
@@ -35,15 +35,15 @@ def test_with_open_gates_every_picture_is_labelled_with_its_own_row() -> None:
 
 def test_the_ring_grows_with_the_round() -> None:
     viewpoint = poses(0, 40, 50, 85, 95, 130, 140, 180, 230, 320)
-    open_in = [choose(viewpoint, changed(ring_deg=45), round=round).index.tolist() for round in range(4)]
+    open_in = [choose(viewpoint, changed(ring_deg=45.0), round=round).index.tolist() for round in range(4)]
     assert open_in == [[0, 1, 9], [0, 1, 2, 3, 9], [0, 1, 2, 3, 4, 5, 8, 9], list(range(10))]
 
 
 def test_the_ring_is_that_of_the_nearest_anchor_and_counts_all_angles() -> None:
     viewpoint = torch.tensor([(0.0, 0.0, 0.0), (0.0, math.radians(50), 0.0), (0.0, 0.0, math.radians(50))])
-    assert choose(viewpoint, changed(ring_deg=45)).index.tolist() == [0]
+    assert choose(viewpoint, changed(ring_deg=45.0)).index.tolist() == [0]
     anchors = torch.cat((poses(200), viewpoint[1:]))
-    assert choose(viewpoint, changed(ring_deg=45), anchors=anchors).index.tolist() == [1, 2]
+    assert choose(viewpoint, changed(ring_deg=45.0), anchors=anchors).index.tolist() == [1, 2]
     anchor, distance = nearest_anchor(viewpoint, anchors)
     assert anchor.tolist()[1:] == [1, 2] and distance.tolist()[1:] == pytest.approx([0, 0], abs=1e-3)
 
@@ -72,7 +72,7 @@ def test_every_turn_bin_keeps_its_floor() -> None:
 
 
 def test_the_floor_does_not_open_other_gates() -> None:
-    labels = choose(poses(*([100.0] * 10)), changed(ring_deg=45, bin_floor=1.0))
+    labels = choose(poses(*([100.0] * 10)), changed(ring_deg=45.0, bin_floor=1.0))
     assert len(labels) == 0
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from nvsm_lightning.errors import DataError
 from nvsm_lightning.matching.matcher import MatchSettings
+from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings
 from nvsm_lightning.methods import NVSM, NeMo
 from nvsm_lightning.training.schedule import EMSchedule
@@ -47,7 +48,7 @@ def test_rounds_label_the_pool_and_train_on_it(make_method, make_data, make_trai
 
 
 def test_a_rounds_share_bounds_its_labels(make_method, make_data, make_trainer) -> None:
-    gates = SelectionSettings(ring_deg=180, first_share=0.3, last_share=0.6, bin_floor=0.0, min_score=-10)
+    gates = SelectionSettings(ring_deg=180.0, first_share=0.3, last_share=0.6, bin_floor=0.0, min_score=-10.0)
     data = make_data()
     make_trainer(EM).fit(make_method(selection=gates), data)
     assert len(data.pseudo_labels[0]) == 6  # of ten
@@ -79,7 +80,7 @@ def test_matching_with_labelled_pictures_finds_poses_around_them(
     make_method, make_data, make_trainer, azimuths
 ) -> None:
     """With anchors a pose of the pool lies within the ring of a labelled picture or its mirror image, or is skipped."""
-    gates = SelectionSettings(ring_deg=180, first_share=1.0, last_share=1.0, min_score=-10)
+    gates = SelectionSettings(ring_deg=180.0, first_share=1.0, last_share=1.0, min_score=-10.0)
     method, data = (
         make_method(match=MatchSettings("anchors", anchor_ring_deg=40.0, steps=0), selection=gates),
         make_data(),
@@ -103,7 +104,7 @@ def test_damaged_pool_pictures_are_skipped_and_not_counted(
     root = tmp_path / "damaged"
     shutil.copytree(folder, root)
     (root / "05.png").write_bytes((root / "05.png").read_bytes()[:200])
-    gates = SelectionSettings(ring_deg=180, first_share=1.0, last_share=1.0, min_score=-10)
+    gates = SelectionSettings(ring_deg=180.0, first_share=1.0, last_share=1.0, min_score=-10.0)
     method, data = make_method(selection=gates), make_data(root)
     taken = []
     method.finish_matching = lambda round, rows, data: (
@@ -127,8 +128,8 @@ def test_reports_leave_skipped_pictures_out(make_method, make_data, make_trainer
     method, data, trainer, log = make_method(), make_data(), make_trainer(EM), Numbers()
     trainer.fit(method, data)
     truth = data.pool_truth()
-    labels = type("Labels", (), {"round": 1, "index": torch.arange(5), "__len__": lambda self: 5})()
-    labels.write_csv = lambda *arguments: None
+    five = torch.arange(5)
+    labels = PseudoLabels(1, five, truth[:5], torch.ones(5), torch.ones(5), five)
     viewpoint = truth.clone()
     viewpoint[5:] = torch.nan  # half of the pool could not be read
     trainer._loggers = [log]

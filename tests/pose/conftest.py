@@ -52,7 +52,7 @@ def make_scene() -> Callable[..., Scene]:
         mesh = category_cuboid("car", vertices)
         renderer = FeatureRenderer(mesh, SIZE)
         viewpoint = torch.tensor(viewpoint_deg) * (math.pi / 180)
-        camera = canonical_camera(*SIZE, pixels_per_unit=36).expanded(len(viewpoint))
+        camera = canonical_camera(*SIZE, pixels_per_unit=36.0).expanded(len(viewpoint))
         if boxed:
             uv = project(mesh.vertices, rotation_from_viewpoint(viewpoint), camera)[..., :2]
             camera = Camera(camera.distance, camera.focal, camera.principal, torch.cat((uv.amin(1), uv.amax(1)), 1))
