@@ -180,3 +180,12 @@ def test_real_weights_give_the_features_of_torchvision(shared_data) -> None:
         expected = nn.functional.normalize(net.head.project(torch.cat((unit[0], coarse), 1)), dim=1)
     assert torch.allclose(seen[0], taps["layer2"], atol=1e-4) and torch.allclose(seen[1], taps["layer3"], atol=1e-4)
     assert taps["layer3"].abs().mean() > 0.1 and torch.allclose(features, expected, atol=1e-5)
+
+
+def test_the_packaged_weights_are_those_of_the_small_network() -> None:
+    trained = Backbone(BackboneSpec(name="small", weights="packaged", frozen=[])).eval()
+    torch.manual_seed(0)
+    random = Backbone(BackboneSpec(name="small", frozen=[]))
+    state, other = trained.trunk.state_dict(), random.trunk.state_dict()
+    assert not any(torch.equal(state[name], other[name]) for name in state if "conv" in name)
+    assert trained(picture()).isfinite().all()
