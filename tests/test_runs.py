@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,25 @@ def test_bad_input_gives_one_clear_line(words, message, place, tmp_path, capsys)
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nvsm: error: ")]
     assert len(errors) == 1
     assert message in errors[0]
+
+
+def test_a_killed_fit_resumes_to_the_same_numbers(place, tmp_path):
+    """Killed outright in the middle of round 2, resumed from the checkpoint that is there, against a fit left alone."""
+    words = ("--data.root", str(place / "toy"), "--trainer.em.rounds", "3", "--trainer.em.epochs_per_round", "3")
+    words = (*words, "--trainer.max_epochs", "9", "--data.epoch_images", "64")
+    nvsm(place, "fit", *words, "--run_dir", str(tmp_path / "whole"))
+    killed = tmp_path / "killed"
+    files = [str(CONFIGS / "car_7shot.yaml"), str(place / "small.yaml")]
+    command = [sys.executable, "-m", "nvsm_lightning", "fit", *(part for file in files for part in ("--config", file))]
+    command += ["--model.selection.ring_deg", "180", *words, "--run_dir", str(killed)]
+    checkpoint = killed / "checkpoints" / "last.ckpt"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)) as fit:
+        while not (killed / "tables" / "matches_round_01.csv").exists() and fit.poll() is None:
+            time.sleep(0.02)
+        fit.kill()
+    assert checkpoint.exists() and not (killed / "results.json").exists()
+    lightning_cli.run(["fit", "--config", str(killed / "config.yaml"), "--ckpt_path", str(checkpoint)])
+    for name in ("mean_err_deg", "med_err_deg", "acc_pi_6", "acc_pi_18"):
+        assert results(killed)[name] == results(tmp_path / "whole")[name]
+    matches = "tables/matches_round_02.csv"
+    assert (killed / matches).read_text() == (tmp_path / "whole" / matches).read_text()

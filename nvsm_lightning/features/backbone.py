@@ -46,7 +46,7 @@ class BackboneSpec:
     weights: str = "none"
     head: str = "project"
     dim: int = 128
-    frozen: list[str] = field(default_factory=lambda: ["conv1", "layer1"])
+    frozen: list[str] = field(default_factory=list)
     center: bool = True
     train_batch_norm: bool = False
 

@@ -48,7 +48,7 @@ class MatchSettings:
             )
 
     def objective(self, camera: Camera) -> str:
-        """The score used for pictures with these cameras."""
+        """The score for a set of pictures, by the cameras of its labelled ones."""
         if self.score != "auto":
             return self.score
         return "likelihood" if bool(camera.box.isfinite().all()) else "area"
@@ -85,10 +85,12 @@ def anchor_losses(
         poses = grid[near].expand(len(feature_map), -1, -1)
         evidence = gather_evidence(feature_map, anchors.vertex[number], clutter_feature, camera)
         seen = anchors.visible[number].to(evidence.table)
-        area = Evidence(seen.expand_as(evidence.table), evidence.clutter, camera)
+        presence = Evidence(seen.expand_as(evidence.table), evidence.clutter, camera)
         score, _ = object_scores(evidence, poses, renderer)
-        rendered, _ = object_scores(area, poses, renderer)
-        value = (score - rendered * evidence.clutter[:, None]).sum(-1) / rendered.sum(-1).clamp_min(1)
+        rendered, _ = object_scores(presence, poses, renderer)
+        area = rendered.sum(-1)
+        value = (score - rendered * evidence.clutter[:, None]).sum(-1) / area.clamp_min(1)
+        value = value.masked_fill(area < 1, -torch.inf)  # a pose that shows nothing of what the anchor has seen
         losses[:, near] = torch.minimum(losses[:, near], 1 - value)
     return losses
 
@@ -98,14 +100,15 @@ def match_pictures(
     losses: Float[Tensor, "batch pose"],
     space: PoseSpace,
     renderer: FeatureRenderer,
-    settings: MatchSettings,
+    objective: str,
+    steps: int,
     rival: float,
 ) -> Float[Tensor, "batch 5"]:
     """Rows (azimuth, elevation, theta, score, margin) of a batch from its grid losses.
 
     The margin is the loss of the best grid pose more than ``rival`` radians away minus that of the best grid pose: both
     from the same table before refinement, because a refined rival may walk into the winner. Refinement runs on
-    ``evidence`` (the bank).
+    ``evidence`` (the bank) by ``objective``, ``steps`` Adam steps.
     """
     grid = space.grid().to(losses)
     best = losses.argmin(1)
@@ -114,17 +117,9 @@ def match_pictures(
     rival_loss = losses.masked_fill(~far, torch.inf).amin(1)
     margin = (rival_loss - losses[rows, best]).nan_to_num(posinf=0.0)
     viewpoint, score = grid[best], 1 - losses[rows, best]
-    if settings.steps:
+    if steps:
         start = distinct_modes(losses, grid, 1, rival)
-        viewpoint = refine(
-            evidence,
-            start,
-            renderer,
-            space.free_mask().to(losses),
-            settings.steps,
-            0.1,
-            0.3,
-            settings.objective(evidence.camera),
-        )[0][:, 0]
+        free = space.free_mask().to(losses)
+        viewpoint = refine(evidence, start, renderer, free, steps, 0.1, 0.3, objective)[0][:, 0]
         viewpoint[:, 0] %= 2 * torch.pi
     return torch.cat((viewpoint, score[:, None], margin[:, None]), 1)

@@ -24,7 +24,7 @@ class SelectionSettings:
         last_share: share kept in the last round; linear in between.
         bin_floor: each of 12 azimuth bins keeps at least ``bin_floor`` times the round's share of its own pictures, so
             that the easy views do not crowd out the others.
-        min_score: lowest score S of a match.
+        min_score: lowest score S of a match; -2, the lowest there is, lets all pass.
         rival_deg: the rival of the margin is the best pose at least this far away.
     """
 
@@ -32,7 +32,7 @@ class SelectionSettings:
     first_share: float = 0.35
     last_share: float = 0.8
     bin_floor: float = 0.5
-    min_score: float = 0.0
+    min_score: float = -2.0
     rival_deg: float = 30.0
 
     def __post_init__(self) -> None:
@@ -72,11 +72,12 @@ def select(
     ring = torch.deg2rad(torch.tensor(settings.ring_deg * (round + 1)))
     eligible = score.isfinite() & (score >= settings.min_score) & (distance <= ring)
     share = settings.share(round, rounds)
+    usable = score.isfinite()
     rank = torch.where(eligible, margin, -torch.inf)
-    keep = _best(rank, torch.ones_like(eligible), share)
+    keep = _best(rank, usable, share)
     bins = (viewpoint[:, 0].nan_to_num() % (2 * torch.pi) / (2 * torch.pi) * TURN_BINS).long().clamp_max(TURN_BINS - 1)
     for turn in range(TURN_BINS):
-        keep |= _best(rank, bins == turn, share * settings.bin_floor)
+        keep |= _best(rank, usable & (bins == turn), share * settings.bin_floor)
     index = (keep & eligible).nonzero()[:, 0]
     return PseudoLabels(round, index, viewpoint[index], score[index], margin[index], anchor[index])
 

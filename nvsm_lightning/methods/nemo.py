@@ -95,5 +95,6 @@ class NeMo(PoseMethod):
         """Contrastive loss; the background draw depends on the step alone, so that a resumed fit repeats it."""
         losses = self.model.loss(batch, self.global_step, self.global_rank, self.trainer.world_size)
         self.log("train/loss", losses["loss"], prog_bar=True, on_step=True, on_epoch=False)
-        self.log_dict({f"train/{name}": losses[name] for name in ("main", "background")}, on_step=False, on_epoch=True)
+        parts = {f"train/{name}": losses[name] for name in ("main", "background")}
+        self.log_dict(parts, on_step=False, on_epoch=True, sync_dist=True)
         return losses["loss"]

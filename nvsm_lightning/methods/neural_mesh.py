@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nvsm_lightning.errors import ConfigError
@@ -102,6 +102,15 @@ class NeuralMesh(nn.Module):
             )
         return self.backbone(image)
 
+    def read(
+        self, feature_map: Float[Tensor, "batch dim h w"], viewpoint: Float[Tensor, "batch 3"], camera: Camera
+    ) -> tuple[Float[Tensor, "batch vertex dim"], Bool[Tensor, "batch vertex"]]:
+        """Features and visibility of the vertices at known poses, by the bank's way of reading; ``camera`` in map
+        pixels.
+        """
+        nearest = self.bank_settings.legacy_nearest
+        return vertex_features(feature_map, viewpoint, camera, self.renderer(feature_map), nearest)
+
     def loss(self, batch: dict[str, Any], step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         """Contrastive loss of a labelled batch (§2.5) and, as a side effect, one bank update after the logits (§2.6).
 
@@ -109,10 +118,8 @@ class NeuralMesh(nn.Module):
         together, so that a step can be repeated and one process draws what several draw.
         """
         feature_map = self.features(batch["image"])
-        camera, renderer = batch["camera"].scaled(1 / STRIDE), self.renderer(feature_map)
-        vertex, visible = vertex_features(
-            feature_map, batch["viewpoint"], camera, renderer, self.bank_settings.legacy_nearest
-        )
+        camera = batch["camera"].scaled(1 / STRIDE)
+        vertex, visible = self.read(feature_map, batch["viewpoint"], camera)
         order = torch.rand(
             world * len(feature_map), *feature_map.shape[-2:], generator=torch.Generator().manual_seed(step)
         )[rank::world]  # the data's sampler deals the pictures of a step out in the same way
@@ -148,10 +155,8 @@ class NeuralMesh(nn.Module):
         generator = torch.Generator().manual_seed(0)  # one for the whole pass: the draw depends on no batch size
         for batch in batches:
             feature_map = self.features(batch["image"])
-            camera, renderer = batch["camera"].scaled(1 / STRIDE), self.renderer(feature_map)
-            vertex, visible = vertex_features(
-                feature_map, batch["viewpoint"], camera, renderer, self.bank_settings.legacy_nearest
-            )
+            camera = batch["camera"].scaled(1 / STRIDE)
+            vertex, visible = self.read(feature_map, batch["viewpoint"], camera)
             weight = visible.to(vertex) * batch["weight"][:, None]
             total += (vertex * weight[..., None]).sum(0)  # no einsum: autocast would turn it into a bf16 product
             count += weight.sum(0)

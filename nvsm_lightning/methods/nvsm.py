@@ -1,5 +1,6 @@
 """NVSM: NeMo's model trained by EM on few labelled pictures and an unlabelled pool (seed: NVSM, NeurIPS 2021; §4)."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from torch import Tensor
 
 from nvsm_lightning.errors import DataError
 from nvsm_lightning.features.backbone import STRIDE
+from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, match_pictures
 from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings, select
-from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.pose.solver import grid_losses
 
@@ -43,45 +44,47 @@ class NVSM(NeMo):
         self.save_hyperparameters()
         self.match_settings, self.selection = match, selection
         self.anchors: Anchors | None = None
+        self.anchor_viewpoints: Tensor | None = None
+        self.objective = ""
 
     def start_matching(self, round: int, data: Any) -> None:
-        """Features of the labelled pictures at their own poses, from the current backbone."""
-        vertex, visible, viewpoint = [], [], []
+        """Features of the labelled pictures at their own poses, from the current backbone; the score of this round."""
+        vertex, visible, viewpoint, cameras = [], [], [], []
         for batch in data.anchor_dataloader():
             batch = self.transfer_batch_to_device(batch, self.device, 0)
-            feature_map = self.model.features(batch["image"])
-            camera = batch["camera"].scaled(1 / STRIDE)
-            sigma, seen = vertex_features(feature_map, batch["viewpoint"], camera, self.model.renderer(feature_map))
-            vertex.append(sigma)
-            visible.append(seen)
             viewpoint.append(batch["viewpoint"])
-        self.anchors = Anchors(torch.cat(vertex), torch.cat(visible), torch.cat(viewpoint))
+            cameras.append(batch["camera"])
+            if self.match_settings.source == "anchors":
+                feature_map = self.model.features(batch["image"])
+                sigma, seen = self.model.read(feature_map, batch["viewpoint"], batch["camera"].scaled(1 / STRIDE))
+                vertex.append(sigma)
+                visible.append(seen)
+        self.anchor_viewpoints = torch.cat(viewpoint)
+        self.anchors = Anchors(torch.cat(vertex), torch.cat(visible), self.anchor_viewpoints) if vertex else None
+        # Once for the whole pool: scores of two kinds could not be ranked together.
+        self.objective = self.match_settings.objective(Camera.stack(cameras))
 
     def match(self, batch: dict[str, Any]) -> Float[Tensor, "batch 5"]:
         """Best pose, score and margin of unlabelled pictures (E-step); after ``start_matching``."""
-        assert self.anchors is not None
-        model = self.model
+        model, settings = self.model, self.match_settings
         feature_map = model.features(batch["image"])
         evidence, renderer = model.evidence_of(feature_map, batch["camera"])
-        if self.match_settings.source == "anchors":
-            ring = torch.deg2rad(torch.tensor(self.match_settings.anchor_ring_deg)).item()
-            grid = model.space.grid().to(feature_map)
-            losses = anchor_losses(
-                feature_map, model.bank.clutter_mean, evidence.camera, self.anchors, grid, ring, renderer
-            )
+        grid = model.space.grid().to(feature_map)
+        if self.anchors is not None:
+            ring = math.radians(settings.anchor_ring_deg)
+            clutter = model.bank.clutter_mean
+            losses = anchor_losses(feature_map, clutter, evidence.camera, self.anchors, grid, ring, renderer)
         else:
-            losses = grid_losses(
-                evidence, model.space.grid().to(feature_map), renderer, self.match_settings.objective(evidence.camera)
-            )
-        rival = torch.deg2rad(torch.tensor(self.selection.rival_deg)).item()
-        return match_pictures(evidence, losses, model.space, renderer, self.match_settings, rival)
+            losses = grid_losses(evidence, grid, renderer, self.objective)
+        rival = math.radians(self.selection.rival_deg)
+        return match_pictures(evidence, losses, model.space, renderer, self.objective, settings.steps, rival)
 
     def finish_matching(self, round: int, rows: Float[Tensor, "pool 5"], data: Any) -> None:
         """Choose the pseudo labels, hand them to the data, write them down,
         and set the bank from labelled and pseudo-labelled pictures.
         """
-        assert self.anchors is not None
-        rows, anchors = rows.cpu(), self.anchors.viewpoint.cpu()
+        assert self.anchor_viewpoints is not None  # start_matching comes first
+        rows, anchors = rows.cpu(), self.anchor_viewpoints.cpu()
         rounds = self.trainer.em.rounds  # type: ignore[attr-defined]
         labels = select(round, rounds, rows[:, :3], rows[:, 3], rows[:, 4], anchors, self.selection)
         if len(labels) == 0:

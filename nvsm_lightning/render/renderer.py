@@ -30,7 +30,6 @@ class FeatureRenderer(nn.Module):
     def __init__(self, mesh: Mesh, size: tuple[int, int], engine: str = "auto") -> None:
         super().__init__()
         self.register_buffer("vertices", mesh.vertices, persistent=False)
-        self.register_buffer("vertices", mesh.vertices, persistent=False)
         self.register_buffer("faces", mesh.faces.long(), persistent=False)
         self.size = size
         self.engine = engine

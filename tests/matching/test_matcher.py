@@ -16,9 +16,6 @@ SPACE = PoseSpace(24, [0.0, 10.0], [0.0])
 RIVAL = math.radians(30)
 
 
-GRID_POSE = MatchSettings(steps=0)
-
-
 def evidence_of(pictures):
     return gather_evidence(pictures.feature_map, pictures.texture, pictures.clutter, pictures.camera)
 
@@ -112,7 +109,7 @@ def test_matching_finds_the_poses_of_pictures(pictures, make_pictures, source, s
         losses = bank_losses(unlabelled, score=score)
     else:
         losses = losses_of(unlabelled, anchors_of(pictures, list(range(8))), 45)
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, MatchSettings(source, score), RIVAL)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, score, 12, RIVAL)
     error = torch.rad2deg(viewpoint_error(rows[:, :3], unlabelled.viewpoint))
     assert rows.shape == (8, 5) and error.max() < 4, error
     assert (rows[:, 4] > 0).all() and ((rows[:, 0] >= 0) & (rows[:, 0] < 2 * math.pi)).all()
@@ -120,7 +117,7 @@ def test_matching_finds_the_poses_of_pictures(pictures, make_pictures, source, s
 
 def test_score_and_margin_come_from_the_grid(pictures) -> None:
     losses, grid = bank_losses(pictures), SPACE.grid()
-    rows = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, GRID_POSE, RIVAL)
+    rows = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 0, RIVAL)
     for item in range(8):
         best = int(losses[item].argmin())
         rivals = [
@@ -131,14 +128,14 @@ def test_score_and_margin_come_from_the_grid(pictures) -> None:
         assert torch.equal(rows[item, :3], grid[best])
         assert float(rows[item, 3]) == pytest.approx(1 - float(losses[item, best]), abs=1e-6)
         assert float(rows[item, 4]) == pytest.approx(min(rivals) - float(losses[item, best]), abs=1e-6)
-    refined = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, MatchSettings(steps=6), RIVAL)
+    refined = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 6, RIVAL)
     assert torch.equal(refined[:, 3:], rows[:, 3:]) and not torch.equal(refined[:, :3], rows[:, :3])
 
 
 @pytest.mark.parametrize("score", ["area", "likelihood"])
 def test_refined_matches_are_no_worse_than_their_start(pictures, score) -> None:
     evidence, losses = evidence_of(pictures), bank_losses(pictures, score=score)
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, MatchSettings(score=score), RIVAL)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, score, 12, RIVAL)
     refined = OBJECTIVES[score](evidence, rows[:, None, :3], pictures.renderer)[:, 0]
     assert (refined <= losses.amin(1) + 1e-6).all()
 
@@ -147,7 +144,7 @@ def test_pictures_without_rival_or_without_any_pose_have_no_margin(pictures) -> 
     evidence, grid = evidence_of(pictures), SPACE.grid()
     losses = torch.full((8, len(grid)), torch.inf)
     losses[:4, 5] = 0.3
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, GRID_POSE, RIVAL)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, "area", 0, RIVAL)
     assert torch.equal(rows[:4, :3], grid[5].expand(4, 3)) and (rows[:, 4] == 0).all()
     assert rows[:4, 3].isfinite().all() and not rows[4:, 3].isfinite().any()  # selection drops what is not finite
 
@@ -163,6 +160,6 @@ def test_a_front_back_symmetric_object_has_no_margin(pictures) -> None:
     feature_map = torch.nn.functional.normalize(torch.where(mask[:, None], drawn, ground), dim=1)
     evidence = gather_evidence(feature_map, symmetric, pictures.clutter, pictures.camera)
     losses = bank_losses(pictures, evidence)
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, GRID_POSE, RIVAL)
-    plain = match_pictures(evidence_of(pictures), bank_losses(pictures), SPACE, pictures.renderer, GRID_POSE, RIVAL)
+    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, "area", 0, RIVAL)
+    plain = match_pictures(evidence_of(pictures), bank_losses(pictures), SPACE, pictures.renderer, "area", 0, RIVAL)
     assert rows[:, 4].mean() < 0.35 * plain[:, 4].mean(), (rows[:, 4], plain[:, 4])
