@@ -20,7 +20,9 @@ class SelectionSettings:
     Attributes:
         ring_deg: a pose is open in round t when it lies within ``ring_deg * (t + 1)`` of a labelled pose: the pose
             samples grow outwards.
-        first_share: share of the pool kept in the first round, those with the largest margin.
+        gate: what a match is ranked by: "margin", or "product" (margin times score: sure of front against back, and a
+            good match at all; more precise where the features are weak, as precise elsewhere).
+        first_share: share of the pool kept in the first round, the best by the gate.
         last_share: share kept in the last round; linear in between.
         bin_floor: each of 12 azimuth bins keeps at least ``bin_floor`` times the round's share of its own pictures, so
             that the easy views do not crowd out the others.
@@ -29,13 +31,16 @@ class SelectionSettings:
     """
 
     ring_deg: float = 45.0
+    gate: str = "product"
     first_share: float = 0.35
-    last_share: float = 0.8
+    last_share: float = 0.6
     bin_floor: float = 0.5
     min_score: float = -2.0
     rival_deg: float = 30.0
 
     def __post_init__(self) -> None:
+        if self.gate not in ("margin", "product"):
+            raise ConfigError(f"Unknown gate {self.gate!r} of the E-step. Choose margin or product.")
         if not 0 < self.first_share <= 1 or not 0 < self.last_share <= 1 or not 0 <= self.bin_floor <= 1:
             raise ConfigError(f"Selection needs shares in (0, 1] and bin_floor in [0, 1]; got {self}.")
 
@@ -73,7 +78,8 @@ def select(
     eligible = score.isfinite() & (score >= settings.min_score) & (distance <= ring)
     share = settings.share(round, rounds)
     usable = score.isfinite()
-    rank = torch.where(eligible, margin, -torch.inf)
+    rank = margin * score.clamp_min(0) if settings.gate == "product" else margin
+    rank = torch.where(eligible, rank, -torch.inf)
     keep = _best(rank, usable, share)
     bins = (viewpoint[:, 0].nan_to_num() % (2 * torch.pi) / (2 * torch.pi) * TURN_BINS).long().clamp_max(TURN_BINS - 1)
     for turn in range(TURN_BINS):

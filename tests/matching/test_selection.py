@@ -108,3 +108,14 @@ def test_the_score_does_not_rank() -> None:
 def test_shares_that_cannot_be_are_errors(wrong) -> None:
     with pytest.raises(ConfigError, match="Selection needs shares"):
         SelectionSettings(**wrong)
+
+
+def test_the_gate_ranks_by_margin_or_by_margin_times_score() -> None:
+    scores, margins = [0.1, 0.9, 0.6, -0.5], [0.5, 0.3, 0.2, 0.9]
+    kept = {
+        gate: choose(poses(0, 90, 180, 270), changed(gate=gate, first_share=0.5, last_share=0.5), scores, margins).index
+        for gate in ("margin", "product")
+    }
+    assert kept["margin"].tolist() == [0, 3] and kept["product"].tolist() == [1, 2]
+    with pytest.raises(ConfigError, match="gate 'score'"):
+        SelectionSettings(gate="score")
