@@ -99,11 +99,6 @@ def test_ties_go_to_the_lower_index_and_the_choice_repeats() -> None:
     assert all(choose(viewpoint, settings, margin=margin).index.equal(labels.index) for _ in range(3))
 
 
-def test_the_score_does_not_rank() -> None:
-    labels = choose(poses(0, 90, 180, 270), changed(first_share=0.5), score=[0.1, 0.9, 0.1, 0.9], margin=[4.0, 1, 3, 2])
-    assert labels.index.tolist() == [0, 2]
-
-
 @pytest.mark.parametrize("wrong", [{"first_share": 0.0}, {"last_share": 1.2}, {"bin_floor": -0.1}])
 def test_shares_that_cannot_be_are_errors(wrong) -> None:
     with pytest.raises(ConfigError, match="Selection needs shares"):
