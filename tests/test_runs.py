@@ -32,7 +32,7 @@ trainer:
   max_epochs: 2
   precision: 32-true
   accelerator: cpu
-  em: {epochs_per_round: 1}
+  em: {epochs_per_round: 1, warmup_epochs: 0}
   logger: [{class_path: nvsm_lightning.report.trackers.RunCSVLogger, init_args: {save_dir: .}}]
 report: {overlays: 2, width: 96}
 """
