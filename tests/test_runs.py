@@ -156,6 +156,11 @@ def test_bad_input_gives_one_clear_line(words, message, place, tmp_path, capsys)
     assert message in errors[0]
 
 
+def wait(process, event):
+    while not event() and process.poll() is None:
+        time.sleep(0.02)
+
+
 def test_a_killed_fit_resumes_to_the_same_numbers(place, tmp_path):
     """Killed outright in the middle of round 2, resumed from the checkpoint that is there, against a fit left alone."""
     words = ("--data.root", str(place / "toy"), "--trainer.em.rounds", "3", "--trainer.em.epochs_per_round", "3")
@@ -167,8 +172,10 @@ def test_a_killed_fit_resumes_to_the_same_numbers(place, tmp_path):
     command += ["--model.selection.ring_deg", "180", *words, "--run_dir", str(killed)]
     checkpoint = killed / "checkpoints" / "last.ckpt"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)) as fit:
-        while not (killed / "tables" / "matches_round_01.csv").exists() and fit.poll() is None:
-            time.sleep(0.02)
+        wait(fit, lambda: (killed / "tables" / "matches_round_01.csv").exists())
+        matched = checkpoint.stat().st_mtime_ns
+        # One epoch of the round more: the resumed fit begins inside an M-step, with no E-step before it.
+        wait(fit, lambda: checkpoint.exists() and checkpoint.stat().st_mtime_ns > matched)
         fit.kill()
     assert checkpoint.exists() and not (killed / "results.json").exists()
     lightning_cli.run(["fit", "--config", str(killed / "config.yaml"), "--ckpt_path", str(checkpoint)])

@@ -196,6 +196,9 @@ class Backbone(nn.Module):
                 )
             for module in (stage, self.trunk.bn1) if name == "conv1" and hasattr(self.trunk, "bn1") else (stage,):
                 module.requires_grad_(False)
+        # Now, not at the first E-step: Lightning's fit leaves the modes as they are, and a fit resumed inside an M-step
+        # has no E-step ahead that would set them.
+        self.train()
 
     def train(self, mode: bool = True) -> "Backbone":
         """As usual, but batch norm stays in evaluation mode unless the spec says otherwise."""

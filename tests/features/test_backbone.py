@@ -99,8 +99,9 @@ def test_the_projection_keeps_the_angles_of_its_input() -> None:
     assert head.project.bias is None
 
 
-def test_batch_norm_stays_in_evaluation_unless_asked() -> None:
-    net = Backbone(BackboneSpec(dim=8)).train()
+@pytest.mark.parametrize("prepare", [lambda net: net, lambda net: net.train(), lambda net: net.eval().train()])
+def test_batch_norm_stays_in_evaluation_unless_asked(prepare) -> None:
+    net = prepare(Backbone(BackboneSpec(dim=8)))  # as built, too: a fit resumed inside an M-step changes no mode
     norms = [module for module in net.trunk.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) > 10 and not any(module.training for module in norms) and net.head.training
     before = norms[-1].running_mean.clone()
