@@ -19,6 +19,7 @@ KNOWS = {
     "methods": {"geometry", "render", "features", "matching", "pose", "training", "metrics"},
     "report": {"geometry", "render", "metrics"},
 }
+KNOWS["bench"] = {*KNOWS}
 KNOWS["cli"] = {*KNOWS}
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE, MAX_FUNCTION = 400, 80

@@ -1,0 +1,122 @@
+"""Jobs with a stand-in for `nvsm fit`: a small script that writes what a fit would leave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nvsm_lightning.bench import jobs
+from nvsm_lightning.bench.jobs import Job, run_jobs
+from nvsm_lightning.errors import ConfigError, NVSMError
+
+FIT = """
+import json, os, sys, time
+from pathlib import Path
+words = sys.argv[1:]
+run = Path(words[words.index("--run_dir") + 1])
+(run / "config.yaml").write_text("{}")
+(run / "checkpoints").mkdir(exist_ok=True)
+(run / "checkpoints" / "last.ckpt").write_text("")
+if "--fail" in words:
+    print("nvsm: error: no such picture")
+    sys.exit(2)
+if "--wait" in words:
+    time.sleep(60)
+seen = run / "calls.json"
+calls = json.loads(seen.read_text()) if seen.exists() else []
+seen.write_text(json.dumps([*calls, {"words": words, "threads": os.environ["OMP_NUM_THREADS"]}]))
+(run / "results.json").write_text(json.dumps({"acc_pi_6": len(words)}))
+"""
+
+
+@pytest.fixture
+def fit(tmp_path, monkeypatch) -> Path:
+    script = tmp_path / "fit.py"
+    script.write_text(FIT)
+    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-S", str(script)))
+    return script
+
+
+def calls(run: Path) -> list[dict]:
+    return json.loads((run / "calls.json").read_text())
+
+
+def test_each_job_runs_once_and_a_second_time_only_when_its_settings_changed(fit, tmp_path):
+    settings = tmp_path / "small.yaml"
+    settings.write_text("a: 1")
+    plan = [Job("a", ("--config", str(settings))), Job("deep/b", ("--x", "1"))]
+    out = tmp_path / "out"
+    assert run_jobs(plan, out, parallel=2) == {"a": {"acc_pi_6": 4}, "deep/b": {"acc_pi_6": 4}}
+    run_jobs(plan, out)
+    assert [len(calls(out / name)) for name in ("a", "deep/b")] == [1, 1]
+    settings.write_text("a: 2")
+    run_jobs([plan[0], Job("deep/b", ("--x", "1", "--y"))], out)
+    assert [len(calls(out / name)) for name in ("a", "deep/b")] == [2, 2]
+    assert "--ckpt_path" not in calls(out / "a")[1]["words"], "a checkpoint of other settings is not resumed"
+
+
+def test_an_interrupted_job_is_resumed(fit, tmp_path):
+    job = Job("a", ("--x", "1"))
+    run_jobs([job], tmp_path)
+    (tmp_path / "a" / "results.json").unlink()
+    run_jobs([job], tmp_path)
+    run = tmp_path / "a"
+    words = ["--config", f"{run}/config.yaml", "--ckpt_path", f"{run}/checkpoints/last.ckpt", "--run_dir", str(run)]
+    assert calls(run)[1]["words"] == words
+
+
+def test_failures_are_named_with_the_end_of_their_log_and_the_others_still_run(fit, tmp_path):
+    with pytest.raises(NVSMError, match=r"(?s)1 of 2 fits failed.*no such picture.*Failed: bad\."):
+        run_jobs([Job("bad", ("--fail",)), Job("good", ())], tmp_path)
+    assert calls(tmp_path / "good")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "3"), ("5", "5")])
+def test_cores_are_divided_unless_the_user_did(given, expected, fit, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(jobs, "_cores", lambda: 6)
+    run_jobs([Job("a", ())], tmp_path, parallel=2)
+    assert calls(tmp_path / "a")[0]["threads"] == expected
+
+
+def test_a_run_made_by_hand_is_not_overwritten(fit, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text("{}")
+    with pytest.raises(ConfigError, match="not made by this command"):
+        run_jobs([Job("a", ())], tmp_path)
+    with pytest.raises(ConfigError, match="different names"):
+        run_jobs([Job("b", ()), Job("b", ("--x",))], tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_ends_the_fits_and_says_how_to_go_on(number, fit, tmp_path):
+    main = (
+        "from pathlib import Path; from nvsm_lightning.bench import jobs\n"
+        f"jobs.COMMAND = ({sys.executable!r}, '-S', {str(fit)!r})\n"
+        "try:\n"
+        f"    jobs.run_jobs([jobs.Job('a', ('--wait',)), jobs.Job('b', ())], Path({str(tmp_path / 'out')!r}))\n"
+        "except KeyboardInterrupt as error:\n"
+        "    print(error)\n"
+    )
+    bench = subprocess.Popen([sys.executable, "-c", main], stdout=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "out" / "a" / "checkpoints" / "last.ckpt"
+    while not checkpoint.exists():
+        assert bench.poll() is None
+        time.sleep(0.02)
+    bench.send_signal(number)
+    said, _ = bench.communicate(timeout=30)
+    assert "The same command goes on in" in said
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert str(fit).encode() not in process.read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    assert not (tmp_path / "out" / "b").exists()
+    assert os.path.exists(tmp_path / "out" / "a" / "log.txt")
