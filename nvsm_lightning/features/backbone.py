@@ -40,6 +40,9 @@ class BackboneSpec:
             more often.
         train_batch_norm: let batch norm use and update batch statistics. Off by default: with few labels the statistics
             of a batch are worse than ImageNet's, and folded weight files would be destroyed by them.
+        chunk: pictures that go through the network together. Convolutions round differently for another number of
+            pictures, and training makes the difference grow: with a fixed chunk, several processes that share a batch
+            compute what one does. GPUs want more (and a batch size of as many or a multiple).
     """
 
     name: str = "resnet18"
@@ -49,6 +52,15 @@ class BackboneSpec:
     frozen: list[str] = field(default_factory=list)
     center: bool = True
     train_batch_norm: bool = False
+    chunk: int = 8
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise ConfigError(f"backbone.chunk must be at least 1; got {self.chunk}.")
+
+    def chunks(self, batch: int) -> int:
+        """Into how many parts a batch is divided; part ``i`` of ``n`` is every n-th picture from the i-th."""
+        return -(-batch // self.chunk)
 
 
 class ResidualBlock(nn.Module):
@@ -210,10 +222,20 @@ class Backbone(nn.Module):
         return self
 
     def raw(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
-        """Unit feature vectors before centring."""
+        """Unit feature vectors before centring.
+
+        Without gradients in whole chunks (the last one filled up), so that a picture's features do not depend on its
+        company.
+        """
         image = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        if torch.is_grad_enabled():
+            parts = [self.head(self.trunk(image))]
+        else:
+            missing = -len(image) % self.spec.chunk
+            filled = torch.cat((image, image[:1].expand(missing, -1, -1, -1))) if missing else image
+            parts = [self.head(self.trunk(part)) for part in filled.split(self.spec.chunk)]
         # Normalised in float32: under bf16 autocast the third decimal of a cosine would drown.
-        return nnf.normalize(self.head(self.trunk(image)).float(), dim=1)
+        return nnf.normalize(torch.cat(parts)[: len(image)].float(), dim=1)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
         """Unit feature vectors, one for each 8 x 8 cell."""
@@ -227,11 +249,12 @@ class Backbone(nn.Module):
         """
         if not self.spec.center:
             return
-        total, count = torch.zeros_like(self.center[:, 0, 0]), 0
+        # double: the sum of many float32 features would depend on how they are dealt into batches
+        total, count = torch.zeros_like(self.center[:, 0, 0], dtype=torch.float64), 0
         for image, camera in pictures:
             raw = self.raw(image)
             shown = camera.scaled(1 / STRIDE).shows((raw.shape[-2], raw.shape[-1]))
-            total += raw.permute(0, 2, 3, 1)[shown].sum(0)
+            total += raw.permute(0, 2, 3, 1)[shown].double().sum(0)
             count += int(shown.sum())
         self.center.copy_((total / max(1, count))[:, None, None])
 

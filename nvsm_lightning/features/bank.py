@@ -39,15 +39,17 @@ class FeatureBank(nn.Module):
         vertex_features: Float[Tensor, "batch vertex dim"],
         visible: Bool[Tensor, "batch vertex"],
         noise: Float[Tensor, "noise dim"],
+        parts: int = 1,
     ) -> None:
         """One momentum step: ``mu <- normalise(momentum * mu + (1 - momentum) * mean of the visible features)``.
 
         Under DDP the sums are taken over all ranks, so that the bank is the same on each. Vertices that no picture
-        shows stay.
+        shows stay. With ``parts`` the sum is taken over so many portions first, as so many processes would.
         """
-        weight = visible.to(vertex_features)
         # No einsum: autocast would turn it into a bf16 product.
-        total, count = (vertex_features * weight[..., None]).sum(0), weight.sum(0)
+        portions = zip(vertex_features.tensor_split(parts), visible.tensor_split(parts), strict=True)
+        sums = [((part * seen[..., None]).sum(0), seen.to(part).sum(0)) for part, seen in portions]
+        total, count = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
         batch = torch.tensor(float(len(vertex_features)), device=total.device)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for tensor in (total, count, batch):
@@ -64,9 +66,9 @@ class FeatureBank(nn.Module):
         """Write background features over the oldest rows of the ring (NeMo's own ring left 400 rows random for
         ever).
         """
-        noise = noise[-len(self.clutter) :]
         rows = (self.clutter_next + torch.arange(len(noise), device=noise.device)) % len(self.clutter)
-        self.clutter[rows] = nnf.normalize(noise, dim=-1).to(self.clutter)
+        kept = slice(-len(self.clutter), None)  # of more rows than the ring has, the last ones
+        self.clutter[rows[kept]] = nnf.normalize(noise[kept], dim=-1).to(self.clutter)
         self.clutter_next.copy_((self.clutter_next + len(noise)) % len(self.clutter))
         self.clutter_filled.copy_((self.clutter_filled + len(noise)).clamp_max(len(self.clutter)))
 

@@ -115,25 +115,45 @@ class NeuralMesh(nn.Module):
         """Contrastive loss of a labelled batch (§2.5) and, as a side effect, one bank update after the logits (§2.6).
 
         The background cells are drawn by ``step`` and by the place of each picture in the batch of all processes
-        together, so that a step can be repeated and one process draws what several draw.
+        together, so that a step can be repeated. The batch is worked on in the chunks of the backbone, dealt out as
+        the sampler deals a step to processes: one process computes what several compute, to the last bit with two.
         """
-        feature_map = self.features(batch["image"])
-        camera = batch["camera"].scaled(1 / STRIDE)
-        vertex, visible = self.read(feature_map, batch["viewpoint"], camera)
+        pictures, size = len(batch["image"]), batch["image"].shape[-2:]
         order = torch.rand(
-            world * len(feature_map), *feature_map.shape[-2:], generator=torch.Generator().manual_seed(step)
+            world * pictures, size[0] // STRIDE, size[1] // STRIDE, generator=torch.Generator().manual_seed(step)
         )[rank::world]  # the data's sampler deals the pictures of a step out in the same way
-        noise = self._background(feature_map, batch["viewpoint"], camera, self.contrast.noise_per_image, order)
         # Copies: the update below writes into the buffers that the backward pass still needs.
         means, clutter = self.bank.vertex.clone(), self.bank.clutter[: max(1, int(self.bank.clutter_filled))].clone()
-        main = contrastive_loss(vertex, visible, batch["weight"], means, clutter, self.near, self.contrast)
-        # Processes see different numbers of vertices; weighted so, their average is the mean over all pairs of the
-        # whole batch.
-        main = main * share_of_pairs((visible * batch["weight"][:, None]).sum(), world)
-        background = background_loss(noise, means)
-        self.bank.update(vertex.detach(), visible, noise.detach())
+        parts = self.backbone.spec.chunks(pictures)
+        read = [self._read_part({**batch, "order": order}, slice(part, None, parts)) for part in range(parts)]
+        pairs = torch.stack([(visible * weight[:, None]).sum() for _, visible, weight, _ in read])
+        shares = shares_of_pairs(pairs, world)
+        main, background = means.new_zeros(()), means.new_zeros(())
+        for (vertex, visible, weight, noise), share in zip(read, shares, strict=True):
+            main = (
+                main
+                + share * contrastive_loss(vertex, visible, weight, means, clutter, self.near, self.contrast) / parts
+            )
+            background = background + background_loss(noise, means) / parts
+        vertex, visible, _, noise = (torch.cat(each) for each in zip(*read, strict=True))
+        self.bank.update(vertex.detach(), visible, noise.detach(), parts)
         total = main + self.contrast.background_weight * background
         return {"loss": total, "main": main.detach(), "background": background.detach()}
+
+    def _read_part(self, batch: dict[str, Any], part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Vertex features, visibility, weights and background features of some pictures of a batch."""
+        # Autocast keeps the bf16 copies of the weights it has made and would add up their gradients in bf16.
+        torch.clear_autocast_cache()
+        viewpoint, camera = batch["viewpoint"][part], batch["camera"][part].scaled(1 / STRIDE)
+        feature_map = self.features(batch["image"][part])
+        vertex, visible = self.read(feature_map, viewpoint, camera)
+        count = self.contrast.noise_per_image
+        return (
+            vertex,
+            visible,
+            batch["weight"][part],
+            self._background(feature_map, viewpoint, camera, count, batch["order"][part]),
+        )
 
     def _background(
         self, feature_map: Tensor, viewpoint: Tensor, camera: Camera, count: int, order: Tensor
@@ -150,20 +170,21 @@ class NeuralMesh(nn.Module):
         """Set the vertex bank to the mean features over a whole pass, and fill the clutter ring from it
         (``accumulate_memory``, §3).
         """
-        total = torch.zeros_like(self.bank.vertex)
-        count = torch.zeros(len(total), device=total.device)
+        # double: the sum of many float32 features would depend on how they are dealt into batches
+        total = torch.zeros_like(self.bank.vertex, dtype=torch.float64)
+        count = torch.zeros(len(total), dtype=torch.float64, device=total.device)
         generator = torch.Generator().manual_seed(0)  # one for the whole pass: the draw depends on no batch size
         for batch in batches:
             feature_map = self.features(batch["image"])
             camera = batch["camera"].scaled(1 / STRIDE)
             vertex, visible = self.read(feature_map, batch["viewpoint"], camera)
-            weight = visible.to(vertex) * batch["weight"][:, None]
+            weight = visible.double() * batch["weight"][:, None]
             total += (vertex * weight[..., None]).sum(0)  # no einsum: autocast would turn it into a bf16 product
             count += weight.sum(0)
             cells_each = 4 * self.contrast.noise_per_image
             order = torch.rand(len(feature_map), *feature_map.shape[-2:], generator=generator)
             self.bank.push_clutter(self._background(feature_map, batch["viewpoint"], camera, cells_each, order))
-        self.bank.set_vertices(total, count)
+        self.bank.set_vertices(total.float(), count.float())
 
     def evidence_of(
         self, feature_map: Float[Tensor, "batch dim h w"], camera: Camera
@@ -202,12 +223,13 @@ class NeuralMesh(nn.Module):
         )
 
 
-def share_of_pairs(pairs: Float[Tensor, ""], world: int) -> Float[Tensor, ""]:
-    """This process's number of (picture, vertex) pairs over the mean number of all ``world`` processes;
-    1 for a single one.
+def shares_of_pairs(pairs: Float[Tensor, " part"], world: int) -> Float[Tensor, " part"]:
+    """The number of (picture, vertex) pairs of each part of the batch over the mean number of all parts of all
+    ``world`` processes: weighted so, the mean of the parts' losses is the mean over all pairs of the whole batch.
     """
-    if world == 1:
+    if world * len(pairs) == 1:
         return torch.ones_like(pairs)
-    total = pairs.clone()
-    torch.distributed.all_reduce(total)
-    return pairs * world / total.clamp_min(1e-8)
+    total = pairs.sum()
+    if world > 1:
+        torch.distributed.all_reduce(total)
+    return pairs * (world * len(pairs)) / total.clamp_min(1e-8)

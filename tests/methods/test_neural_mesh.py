@@ -10,17 +10,17 @@ from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.cameras import mirror_camera
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, viewpoint_error
 from nvsm_lightning.matching.synthesis import vertex_features
-from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMesh, share_of_pairs
+from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMesh, shares_of_pairs
 from nvsm_lightning.pose.solver import PoseEstimate, SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings
 
 
-def model_of(**changes) -> NeuralMesh:
+def model_of(chunk=8, **changes) -> NeuralMesh:
     torch.manual_seed(0)
     settings = {
-        "category": "car", "backbone": BackboneSpec(name="small", dim=16, frozen=[]), "mesh": MeshSpec(vertices=80),
-        "bank": BankSettings(clutter_size=100), "contrast": ContrastSettings(), "space": PoseSpace(24, [10.0], [0.0]),
+        "category": "car", "backbone": BackboneSpec(name="small", dim=16, frozen=[], chunk=chunk),
+        "mesh": MeshSpec(vertices=80), "bank": BankSettings(clutter_size=100), "contrast": ContrastSettings(), "space": PoseSpace(24, [10.0], [0.0]),
         "solver": SolverSettings(steps=5),
     }  # fmt: skip
     return NeuralMesh(**(settings | changes))
@@ -83,14 +83,13 @@ def test_processes_draw_the_background_that_one_would_draw(batch, monkeypatch) -
     drawn = []
     original = NeuralMesh._background
     monkeypatch.setattr(NeuralMesh, "_background", lambda *a: drawn.append(original(*a)) or drawn[-1])
-    monkeypatch.setattr("nvsm_lightning.methods.neural_mesh.share_of_pairs", lambda pairs, world: 1.0)
+    monkeypatch.setattr("nvsm_lightning.methods.neural_mesh.shares_of_pairs", lambda pairs, world: pairs * 0 + 1)
     model = model_of()
     model.loss(batch, 7)
     for rank in range(2):
         model.loss(halves(batch, rank), 7, rank, 2)
-    together = drawn[0].view(14, 5, -1)
-    for rank in range(2):
-        assert torch.allclose(drawn[1 + rank].view(7, 5, -1), together[rank::2], atol=1e-5)
+    for alone, shared in zip(drawn[:2], drawn[2:], strict=True):  # 14 pictures in chunks of 8: two parts
+        assert torch.equal(alone, shared)
 
 
 def test_accumulation_does_not_depend_on_the_batches(batch) -> None:
@@ -103,7 +102,16 @@ def test_accumulation_does_not_depend_on_the_batches(batch) -> None:
 
 
 def test_the_share_of_pairs_of_a_single_process_is_one() -> None:
-    assert float(share_of_pairs(torch.tensor(17.0), 1)) == 1
+    assert shares_of_pairs(torch.tensor([17.0]), 1).tolist() == [1]
+
+
+def test_the_parts_of_a_batch_make_the_loss_of_the_whole(batch) -> None:
+    """The mean over all visible pairs, however the batch is divided; each part weighs by its pairs."""
+    whole, parts = model_of(chunk=14), model_of(chunk=4)
+    weighted = {**batch, "weight": torch.linspace(0.1, 1, 14)}
+    first, second = whole.loss(weighted, 0), parts.loss(weighted, 0)
+    assert torch.allclose(first["main"], second["main"], atol=1e-5)
+    assert torch.allclose(whole.bank.vertex, parts.bank.vertex, atol=1e-5)
 
 
 @pytest.mark.parametrize("nearest", [False, True])
