@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
 from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.training.checkpoint_io import WholeFileIO
 from nvsm_lightning.training.loop import EMLoop
+from nvsm_lightning.training.processes import ProcessWatch
 from nvsm_lightning.training.schedule import EMSchedule
 
 
@@ -20,6 +23,9 @@ class EMTrainer(Trainer):
 
     def __init__(self, *args: Any, em: EMSchedule = EMSchedule(), **kwargs: Any) -> None:  # noqa: B008
         super().__init__(*args, **kwargs)
+        self.callbacks.insert(0, ProcessWatch())  # type: ignore[attr-defined]
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # unless another one was asked for
+            self.strategy.checkpoint_io = WholeFileIO()
         short = self.max_epochs not in (None, -1) and self.max_epochs <= em.last_start
         if em.rounds and short and not kwargs.get("fast_dev_run"):
             raise ConfigError(

@@ -1,0 +1,34 @@
+"""``nvsm`` as it is, but one process kills itself in an E-step while the others are still busy matching.
+
+Run as a script by tests/test_processes.py; every process of the fit runs it. ``KILL`` = "rank round".
+"""
+
+import os
+import signal
+import time
+
+from nvsm_lightning.cli.main import main
+from nvsm_lightning.methods import NVSM
+
+MATCHING = 120.0  # seconds that the others would go on matching
+start, match = NVSM.start_matching, NVSM.match
+
+
+def start_matching(self: NVSM, round: int, data: object) -> None:
+    self.matching_round = round
+    start(self, round, data)
+
+
+def matching(self: NVSM, batch: dict) -> object:
+    rank, round = map(int, os.environ["KILL"].split())
+    if self.matching_round == round:
+        if self.global_rank == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        print(f"process {os.getpid()} matches", flush=True)
+        time.sleep(MATCHING)
+    return match(self, batch)
+
+
+if __name__ == "__main__":
+    NVSM.start_matching, NVSM.match = start_matching, matching  # type: ignore[method-assign, assignment]
+    raise SystemExit(main())
