@@ -19,6 +19,7 @@ COMMANDS = {
     "validate": ("nvsm_lightning.cli.lightning_cli", "measure a checkpoint on the validation pictures"),
     "test": ("nvsm_lightning.cli.lightning_cli", "measure a checkpoint on the test pictures"),
     "predict": ("nvsm_lightning.cli.lightning_cli", "poses of a folder of pictures: JSON and overlay pictures"),
+    "bench": ("nvsm_lightning.cli.bench", "many fits in one table: methods by labels, variants of a setting"),
     "prepare": ("nvsm_lightning.cli.prepare", "make or check a data set"),
     "doctor": ("nvsm_lightning.cli.doctor", "versions, devices, renderer engines, data and weights found here"),
 }
@@ -46,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug or not (isinstance(error, NVSMError) or error.errno == errno.ENOSPC):
             raise
         return fail(one_line(error))
-    except KeyboardInterrupt:
-        return fail("interrupted. A fit goes on from <run>/checkpoints/last.ckpt with --ckpt_path.", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        text = str(stop) or "interrupted. A fit goes on from <run>/checkpoints/last.ckpt with --ckpt_path."
+        return fail(text, EXIT_INTERRUPTED)
 
 
 def dispatch(arguments: Sequence[str]) -> int:

@@ -37,6 +37,8 @@ class PoseData(LightningDataModule):
     Args:
         root: folder of the data set.
         test_root: another folder of the same layout, whose whole content is then the test part.
+        test_on: part that the final table is measured on: "test", or "val" for choices among settings, with which the
+            test pictures are left out altogether.
         folder: folder of pictures without labels for ``predict``.
         category: object category.
         labels: number of labelled pictures, drawn from the train part.
@@ -61,6 +63,7 @@ class PoseData(LightningDataModule):
         self,
         root: str = "",
         test_root: str | None = None,
+        test_on: str = "test",
         folder: str | None = None,
         category: str = "car",
         labels: int = 7,
@@ -83,7 +86,9 @@ class PoseData(LightningDataModule):
                 f"--data: labels and batch_size must be at least 1 and labelled_share in 0..1; got {labels}, "
                 f"{batch_size} and {labelled_share}."
             )
-        self.root, self.test_root, self.folder = root, test_root, folder
+        if test_on not in ("test", "val"):
+            raise ConfigError(f"--data.test_on must be test or val; got {test_on!r}.")
+        self.root, self.test_root, self.test_on, self.folder = root, test_root, test_on, folder
         self.category, self.labels, self.label_list, self.label_seed = category, labels, label_list, label_seed
         self.crop, self.mirror, self.augment = crop, mirror, augment
         self.batch_size, self.epoch_images, self.num_workers = batch_size, epoch_images, num_workers
@@ -123,7 +128,9 @@ class PoseData(LightningDataModule):
         self.pool = limit_pool([record for record in rest if record.part == "train"], self.pool_limit, self.seed)
         self.val = [record for record in rest if record.part == "val"]
         self.test = [record for record in rest if record.part == "test"]
-        if self.test_root is not None:
+        if self.test_on == "val":
+            self.test = self.val
+        elif self.test_root is not None:
             self.test = self.read(existing(self.test_root, "--data.test_root"), test_only=True)
         check_disjoint([*self.labelled, *self.pool], self.test)
         check_boxes([*self.labelled, *self.pool, *self.val, *self.test])
@@ -261,7 +268,8 @@ class PoseData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test part in order. Raises DataError if there is none."""
         if not self.test:
-            raise DataError(f"{self.root} has no test part; give one with --data.test_root or a split column.")
+            missing = "validation" if self.test_on == "val" else "test"
+            raise DataError(f"{self.root} has no {missing} part; give one with --data.test_root or a split column.")
         return self._part("test", self.test)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
@@ -288,6 +296,7 @@ class PoseData(LightningDataModule):
 
     def _part_crops(self, part: str) -> Crops:
         """The crops of ``val``, ``test`` or ``train`` (labelled pictures, then the pool)."""
+        part = self.test_on if part == "test" else part
         if part not in self._crops:
             records = {"train": [*self.labelled, *self.pool], "val": self.val, "test": self.test}[part]
             self._crops[part] = Crops(records, self.crop, self.keep_crops)

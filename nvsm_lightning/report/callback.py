@@ -96,6 +96,7 @@ class RunReport(Callback):
             "synthetic": bool(getattr(data, "synthetic", False)),
             "azimuth_only": bool(getattr(data, "azimuth_only", False)),
             "category": getattr(data, "category", None),
+            "part": getattr(data, "test_on", "test"),
             "n_labels": len(labelled),
             "seed": seed,
             **measure(error, seed),
@@ -128,7 +129,8 @@ class RunReport(Callback):
         caption = "[..] = 95 % bootstrap interval over the pictures, which all weigh the same. "
         caption += "Only azimuths are compared. " if results["azimuth_only"] else ""
         caption += groups_caption(results["groups"])
-        title = f"{results['dataset']}: {results['n_images']} test pictures ({kind})"
+        part = "validation" if results["part"] == "val" else "test"
+        title = f"{results['dataset']}: {results['n_images']} {part} pictures ({kind})"
         last = f"{results['seconds_per_image']:.3f} s a picture; written to {folder}"
         self.message = [rich_table(table, title, caption), last]
 

@@ -1,0 +1,47 @@
+"""``nvsm bench ablation FILE``: variants of a base on the validation part, in one table."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nvsm_lightning.bench.options import OWN, common, parser
+from nvsm_lightning.bench.study import Check, Study, Variant, read_variants
+from nvsm_lightning.bench.tables import write_tables
+from nvsm_lightning.errors import ConfigError
+
+USAGE = "FILE --config CONFIG [--config CONFIG ...] --out DIR [options] [further options of nvsm fit]"
+TEXT = """\
+FILE is YAML: one line `name: [options of nvsm fit]` for each variant, the base first. Every variant is fitted for
+several label draws and measured on the VALIDATION part (the test pictures are not even decoded). The table has mean and
+spread of each variant, its paired difference to the base, and the pseudo labels of each round.
+
+Finished fits are kept, interrupted ones resumed: the same command goes on. A variant that is added later costs its own
+fits only. --tables DIR puts the tables where they are kept.
+
+  nvsm bench ablation configs/ablations/e_step.yaml --config configs/car_7shot.yaml --seeds 2 --out runs/e_step
+"""
+
+
+def run(words: Sequence[str], check: Check | None = None) -> int:
+    """Run the ablation; ``check`` parses arguments of ``nvsm fit`` before the first fit begins."""
+    options_of = parser("ablation", USAGE, TEXT)
+    name = words[0] if words and not words[0].startswith("-") else None
+    options, further = options_of.parse_known_args(list(words[1:] if name else words))
+    if name is None:
+        raise ConfigError("nvsm bench ablation: the file of variants comes first; see `nvsm bench ablation --help`.")
+    own = [*(word for word in OWN if word != "--data.labels"), "--data.test_on"]
+    shared = common(options, further, own)
+    study = Study(plan(read_variants(name), shared.arguments), shared.seeds, shared.folds)
+    collected = study.run(shared.out, shared.parallel, check)
+    labels = str(collected[0].one["n_labels"])
+    for one in collected:
+        one.variant = replace(one.variant, group=labels)
+    write_tables(study, collected, shared.tables, f"Ablation {Path(name).stem}, on the validation part")
+    return 0
+
+
+def plan(variants: dict[str, tuple[str, ...]], arguments: Sequence[str]) -> tuple[Variant, ...]:
+    """One variant for each line of the file; the options of the line win over those of the command line."""
+    return tuple(
+        Variant(name, "", name, (*arguments, *options, "--data.test_on", "val")) for name, options in variants.items()
+    )

@@ -1,0 +1,56 @@
+"""A stand-in for `nvsm fit` that writes the files of a finished run: chosen errors, no network and no training."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from nvsm_lightning.bench import jobs
+
+FIT = """
+import json, os, random, sys
+from pathlib import Path
+words = sys.argv[1:]
+value = lambda name, other=None: words[words.index(name) + 1] if name in words else other
+run, seed = Path(value("--run_dir")), int(value("--seed_everything"))
+labels = int(value("--data.labels", 7))
+method = "nvsm" if any("nvsm" in word for word in words) else "nemo"
+cars = json.loads(next((w.split("=")[1] for w in words if w.startswith("--data.test_sequences")), "[8, 9, 10]"))
+(run / "tables").mkdir(parents=True, exist_ok=True)
+(run / "config.yaml").write_text("{}")
+counts = run / "count.txt"
+counts.write_text(str(1 + int(counts.read_text()) if counts.exists() else 1))
+source = random.Random(f"{seed} {labels} {method}")
+lines = ["key,azimuth_deg,error_deg,loss"]
+for car in cars:
+    for frame in range(40):
+        right = source.random() < 0.75 + 0.1 * (method == "nvsm") + 0.003 * labels
+        lines.append(f"car_{car:02d}/{frame}.jpg,0,{source.expovariate(0.2) if right else 180 * source.random():.4f},1")
+(run / "tables" / "predictions.csv").write_text("\\n".join(lines) + "\\n")
+guess = {"acc_pi_6": 16.5 + seed, "acc_pi_18": 5.5, "med_err_deg": 90.0, "mean_err_deg": 90.0, "flip_180_rate": 0.16,
+         "n_images": 40 * len(cars)}
+if method == "nvsm":
+    for number in range(2):
+        rows = ["key,round,error_deg"] + [f"{i}.jpg,{number},{source.expovariate(0.1):.3f}" for i in range(50 + 20 * number)]
+        (run / "tables" / f"matches_round_{number:02d}.csv").write_text("\\n".join(rows) + "\\n")
+    (run / "metrics.csv").write_text("em/round,em/pool_acc_10,em/pool_acc_30\\n0,0.1,0.2\\n,,\\n0,0.6,0.8\\n1,0.7,0.9\\n")
+(run / "results.json").write_text(json.dumps({
+    "method": method, "dataset": "epfl_cars", "synthetic": False, "azimuth_only": True, "n_labels": labels, "seed": seed,
+    "part": "val" if "--data.test_on" in words else "test", "baselines": {"prior_only": guess, "random": guess},
+    "n_pool": 200, "git_commit": "0123456789" * 4}))
+"""
+
+
+@pytest.fixture
+def fake_fit(tmp_path, monkeypatch) -> Path:
+    """`nvsm fit` replaced; the script counts its calls in count.txt of each run."""
+    script = tmp_path / "fit.py"
+    script.write_text(FIT)
+    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-S", str(script)))
+    return script
+
+
+def stored(run: Path) -> dict:
+    """job.json of a run."""
+    return json.loads((run / "job.json").read_text())
