@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from killed_fit import MATCHING
 from test_runs import CONFIGS, SMALL
 
-GATES = "--model.selection.ring_deg 180 --model.selection.last_share 1.0 --trainer.em.rounds 2 --data.pool_limit 13"
+GATES = "--model.selection.ring_deg 180 --model.selection.last_share 1.0"
+SIZE = "--trainer.em.rounds 2 --data.pool_limit 13 --data.epoch_images 32"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def words(tmp_path_factory) -> list[str]:
     (folder / "small.yaml").write_text(SMALL)
     files = [CONFIGS / "car_7shot.yaml", CONFIGS / "hardware" / "ddp.yaml", folder / "small.yaml"]
     configs = [part for file in files for part in ("--config", str(file))]
-    return ["fit", *configs, "--data.root", str(folder / "toy"), *GATES.split()]
+    return ["fit", *configs, "--data.root", str(folder / "toy"), *GATES.split(), *SIZE.split()]
 
 
 def labels(run: Path) -> tuple[list[str], torch.Tensor]:
@@ -40,7 +41,7 @@ def labels(run: Path) -> tuple[list[str], torch.Tensor]:
 
 def two_processes(words: list[str], kill: str) -> subprocess.CompletedProcess:
     """A fit of two processes, of which one is killed while the other is busy ("rank round"), or none ("-1 -1")."""
-    command = [sys.executable, str(Path(__file__).parent / "killed_fit.py"), *words, "--data.batch_size", "4"]
+    command = [sys.executable, str(Path(__file__).parent / "killed_fit.py"), *words, "--data.batch_size", "8"]
     root = str(Path(__file__).resolve().parents[1])
     environment = dict(os.environ, KILL=kill, PYTHONPATH=root, NVSM_DEBUG="1")
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=MATCHING)
@@ -75,9 +76,9 @@ def test_a_process_that_dies_in_the_e_step_ends_the_job_and_the_fit_goes_on(word
     ended = two_processes([*words, "--run_dir", str(run), "--ckpt_path", str(run / "checkpoints/last.ckpt")], "-1 -1")
     assert ended.returncode == 0, ended.stderr
 
-    alone = ["--data.batch_size", "8", "--trainer.devices", "1", "--trainer.strategy", "auto"]
+    alone = ["--data.batch_size", "16", "--trainer.devices", "1", "--trainer.strategy", "auto"]
     lightning_cli.run([*words, *alone, "--run_dir", str(tmp_path / "one")])
     (ours, poses), (theirs, expected) = labels(run), labels(tmp_path / "one")
     assert ours == theirs and len(ours) >= 8
     turned = (poses - expected + 180) % 360 - 180
-    assert turned.abs().amax() < 0.5
+    assert turned.abs().amax() < 0.1  # matching rounds differently for another number of pictures, 0.01 degrees here
