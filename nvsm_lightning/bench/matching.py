@@ -43,8 +43,8 @@ class MatchingSpec:
         top: pictures taken for each anchor and shift, those with the highest score.
         synthesis: "vertex" (vertex features against map cells, interpolated afterwards: fast) or "map" (the dense
             feature map is rendered and compared, as the paper writes it). Both give the same number.
-        score: "mean" (S of the paper, mean over all cells of the map) or "area" (mean over the cells that show what the
-            anchor has seen).
+        score: "area" (mean similarity over the cells that show what the anchor has seen) or "mean" (S of the paper,
+            mean over all cells of the map: of pictures of different size it prefers the larger object).
         features: untrained features to compare: layer2, layer3, layer4 (with the head upsample), project (both taps,
             what a fit starts from), random (no pretrained weights).
         same_group: also match pictures of the anchor's own sequence or object, which is much easier.
@@ -57,7 +57,7 @@ class MatchingSpec:
     thetas_deg: list[float] = field(default_factory=lambda: [-30.0, -15.0, 0.0, 15.0, 30.0])
     top: int = 3
     synthesis: Literal["vertex", "map"] = "vertex"
-    score: Literal["mean", "area"] = "mean"
+    score: Literal["area", "mean"] = "area"
     features: list[str] = field(default_factory=lambda: ["layer2", "layer3", "project", "random"])
     same_group: bool = False
     gallery: int = 3
@@ -91,12 +91,12 @@ def score_shifts(
     poses: Float[Tensor, "pose 3"],
     renderer: FeatureRenderer,
     synthesis: str = "vertex",
-    score: str = "mean",
+    score: str = "area",
 ) -> Float[Tensor, "batch pose"]:
     """Similarity S of every picture with the features of one anchor at every pose (§4.2, step 4).
 
-    The pictures' own cameras draw the anchor (``camera`` in map pixels), as in the E-step. See :class:`MatchingSpec` for
-    ``synthesis`` and ``score``; ``anchor`` holds one anchor.
+    The pictures' own cameras draw the anchor (``camera`` in map pixels), as in the E-step. See :class:`MatchingSpec`
+    for ``synthesis`` and ``score``; ``anchor`` holds one anchor.
     """
     vertex, seen = anchor.vertex[0], anchor.visible[0].to(anchor.vertex)
     if synthesis == "map":

@@ -50,7 +50,6 @@ def run_command(
     trainer_class: type[Trainer],
 ) -> "NVSMCLI":
     """Parse and run a command; returns the finished :class:`NVSMCLI`, which has trainer, model and datamodule."""
-    quiet()
     command, files, options = split_arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = option_value(options, "ckpt_path")
@@ -61,27 +60,41 @@ def run_command(
             stored.write_text(yaml.safe_dump({"model": settings}))
             files = [*files, str(stored)]
         arguments = [command, *(part for file in files for part in ("--config", file)), *options]
-        defaults = {"default_config_files": [str(BASE)]}
-        try:
-            return NVSMCLI(
-                model_class,
-                data_class,
-                trainer_class=trainer_class,
-                args=arguments,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                seed_everything_default=0,
-                save_config_callback=SaveConfigCallback,
-                save_config_kwargs={"overwrite": True},
-                parser_class=SuggestingParser,
-                parser_kwargs={"prog": "nvsm", "allow_abbrev": False, **{name: dict(defaults) for name in COMMANDS}},
-            )
-        except Exception as error:
-            own = own_error(error, checkpoint)
-            if own is None or own is error:
-                raise
-            raise own from error
+        return run_cli(NVSMCLI, arguments, model_class, data_class, trainer_class)
+
+
+def run_cli(
+    cli_class: "type[NVSMCLI]",
+    arguments: Sequence[str],
+    model_class: type[LightningModule],
+    data_class: type[LightningDataModule],
+    trainer_class: type[Trainer],
+) -> "NVSMCLI":
+    """Parse and run one of the commands of ``cli_class``, with our parser and our errors."""
+    quiet()
+    defaults = {"default_config_files": [str(BASE)]}
+    try:
+        return cli_class(
+            model_class,
+            data_class,
+            trainer_class=trainer_class,
+            args=list(arguments),
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            parser_class=SuggestingParser,
+            parser_kwargs={
+                "prog": "nvsm", "allow_abbrev": False, **{name: dict(defaults) for name in cli_class.subcommands()}
+            },
+        )  # fmt: skip
+    except Exception as error:
+        own = own_error(error, option_value(arguments, "ckpt_path"))
+        if own is None or own is error:
+            raise
+        raise own from error
 
 
 class NVSMCLI(LightningCLI):
@@ -182,7 +195,14 @@ class NVSMCLI(LightningCLI):
 
 def clear(folder: Path) -> None:
     """Remove what an earlier fit left in this folder and the new one may not write again (another number of rounds)."""
-    for pattern in ("results.json", "config_first.yaml", "tables/*.csv", "tables/*.md", "media/*.png"):
+    for pattern in (
+        "results.json",
+        "config_first.yaml",
+        "tables/*.csv",
+        "tables/*.md",
+        "media/*.png",
+        "checkpoints/round_*.ckpt",
+    ):
         for file in folder.glob(pattern):
             file.unlink()
 

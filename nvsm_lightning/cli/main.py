@@ -20,6 +20,7 @@ COMMANDS = {
     "test": ("nvsm_lightning.cli.lightning_cli", "measure a checkpoint on the test pictures"),
     "predict": ("nvsm_lightning.cli.lightning_cli", "poses of a folder of pictures: JSON and overlay pictures"),
     "bench": ("nvsm_lightning.cli.bench", "many fits in one table: methods by labels, variants of a setting"),
+    "match": ("nvsm_lightning.cli.match", "how well features match pictures at shifted poses: table, plots, gallery"),
     "prepare": ("nvsm_lightning.cli.prepare", "make or check a data set"),
     "doctor": ("nvsm_lightning.cli.doctor", "versions, devices, renderer engines, data and weights found here"),
 }

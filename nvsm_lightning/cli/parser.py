@@ -33,7 +33,7 @@ class SuggestingParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         command = parser.prog.replace(" [options]", "")
-        if "fit.data, fit.model" in message:
+        if re.search(r"\w+\.data, \w+\.model", message):
             message += ". Start from a configuration: nvsm fit --config configs/car_7shot.yaml"
         self.exit(fail(f"{short(message)}\nAll settings: {command} --help"))
 

@@ -5,6 +5,7 @@ ahead of the sampler's ``set_epoch``; the labels that an E-step accepts are ther
 trains on. Pseudo labels live in the datamodule's state, so a resumed fit has them back before anything else runs.
 """
 
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -83,6 +84,9 @@ class EMLoop(_FitLoop):
             self._evaluating(lambda: method.start_training(data))  # type: ignore[operator]
         number = self.em.round_at(epoch)
         if number is not None:
+            if self.em.keep_rounds:
+                folder = Path(self.trainer.default_root_dir) / "checkpoints"
+                self.trainer.save_checkpoint(folder / f"round_{number:02d}.ckpt", weights_only=True)
             self._evaluating(lambda: self.e_step(number))
             self._combined_loader = None  # the training set has changed: build a new loader
 

@@ -16,11 +16,14 @@ class EMSchedule:
         warmup_epochs: epochs on the labels alone before the first E-step. 0 = the first E-step uses the untrained
             (pretrained)
             features: better with few labels, as training on 7 pictures first locks in their front/back confusions.
+        keep_rounds: keep the weights that each E-step starts from, as checkpoints/round_XX.ckpt (XX rounds behind
+            them), for `nvsm match`. A fit is resumed from last.ckpt, not from these.
     """
 
     rounds: int = 0
     epochs_per_round: int = 3
     warmup_epochs: int = 0
+    keep_rounds: bool = False
 
     def __post_init__(self) -> None:
         if self.rounds < 0 or self.epochs_per_round < 1 or self.warmup_epochs < 0:
