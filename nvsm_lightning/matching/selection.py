@@ -78,14 +78,18 @@ def select(
     eligible = score.isfinite() & (score >= settings.min_score) & (distance <= ring)
     share = settings.share(round, rounds)
     usable = score.isfinite()
-    rank = margin * score.clamp_min(0) if settings.gate == "product" else margin
-    rank = torch.where(eligible, rank, -torch.inf)
+    rank = torch.where(eligible, gate_rank(score, margin, settings.gate), -torch.inf)
     keep = _best(rank, usable, share)
     bins = (viewpoint[:, 0].nan_to_num() % (2 * torch.pi) / (2 * torch.pi) * TURN_BINS).long().clamp_max(TURN_BINS - 1)
     for turn in range(TURN_BINS):
         keep |= _best(rank, usable & (bins == turn), share * settings.bin_floor)
     index = (keep & eligible).nonzero()[:, 0]
     return PseudoLabels(round, index, viewpoint[index], score[index], margin[index], anchor[index])
+
+
+def gate_rank(score: Float[Tensor, " pool"], margin: Float[Tensor, " pool"], gate: str) -> Float[Tensor, " pool"]:
+    """What matches are ranked by: the best is kept first."""
+    return margin * score.clamp_min(0) if gate == "product" else margin
 
 
 def _best(rank: Float[Tensor, " pool"], members: Bool[Tensor, " pool"], share: float) -> Bool[Tensor, " pool"]:

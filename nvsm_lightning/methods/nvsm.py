@@ -15,7 +15,7 @@ from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, match_pictures
 from nvsm_lightning.matching.pseudo import PseudoLabels
-from nvsm_lightning.matching.selection import SelectionSettings, select
+from nvsm_lightning.matching.selection import SelectionSettings, gate_rank, select
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.pose.solver import grid_losses
 
@@ -46,6 +46,7 @@ class NVSM(NeMo):
         self.anchors: Anchors | None = None
         self.anchor_viewpoints: Tensor | None = None
         self.objective = ""
+        self.matches: dict[str, Tensor] = {}
 
     def start_matching(self, round: int, data: Any) -> None:
         """Features of the labelled pictures at their own poses, from the current backbone; the score of this round."""
@@ -82,6 +83,9 @@ class NVSM(NeMo):
     def finish_matching(self, round: int, rows: Float[Tensor, "pool 5"], data: Any) -> None:
         """Choose the pseudo labels, hand them to the data, write them down,
         and set the bank from labelled and pseudo-labelled pictures.
+
+        What was found for every pool picture stays in ``matches`` for reports until the next E-step: viewpoint
+        [pool, 3], score, margin, rank and kept [pool].
         """
         assert self.anchor_viewpoints is not None  # start_matching comes first
         rows, anchors = rows.cpu(), self.anchor_viewpoints.cpu()
@@ -92,6 +96,11 @@ class NVSM(NeMo):
                 f"Round {round + 1}: no picture of the pool of {len(rows)} passed the gates of the E-step. "
                 "Widen model.selection (ring_deg, min_score) or give more pool pictures."
             )
+        kept = torch.zeros(len(rows), dtype=torch.bool).index_fill(0, labels.index, True)
+        rank = gate_rank(rows[:, 3], rows[:, 4], self.selection.gate)
+        self.matches = {
+            "viewpoint": rows[:, :3], "score": rows[:, 3], "margin": rows[:, 4], "rank": rank, "kept": kept,
+        }  # fmt: skip
         data.accept(round, labels.index, labels.viewpoint, torch.ones(len(labels)))
         self._report(labels, rows[:, :3], data)
         self.fill_bank(data.labelled_and_pseudo_dataloader(limit=BANK_PICTURES))

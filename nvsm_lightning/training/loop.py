@@ -92,7 +92,7 @@ class EMLoop(_FitLoop):
 
     def e_step(self, number: int) -> None:
         """Match this process's share of the pool, merge the shares, accept the pseudo labels (the same on every
-        process).
+        process). Callbacks that have ``on_e_step_end(trainer, method, number)`` are called last, without gradients.
         """
         trainer, method = self.trainer, self.trainer.lightning_module
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -109,6 +109,9 @@ class EMLoop(_FitLoop):
         table = trainer.strategy.reduce(table, reduce_op="sum")
         rows = torch.where(table[:, -1:] > 0, table[:, :-1], torch.nan)
         method.finish_matching(number, rows, data)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "on_e_step_end"):
+                callback.on_e_step_end(trainer, method, number)
 
     def _evaluating(self, action: Any) -> None:
         """Run without gradients, in evaluation mode and in the trainer's precision;

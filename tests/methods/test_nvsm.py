@@ -48,6 +48,19 @@ def test_rounds_label_the_pool_and_train_on_it(make_method, make_data, make_trai
     assert [rows[k]["key"] for k in range(len(rows))] == [data.pool[int(k)].key for k in index]
 
 
+def test_what_was_found_for_the_whole_pool_stays_for_reports(make_method, make_data, make_trainer) -> None:
+    method, data = make_method(), make_data()
+    make_trainer(EM).fit(method, data)
+    index, viewpoint, _ = data.pseudo_labels
+    matches = method.matches
+    assert {name: tuple(value.shape) for name, value in matches.items()} == {
+        "viewpoint": (10, 3), "score": (10,), "margin": (10,), "rank": (10,), "kept": (10,),
+    }  # fmt: skip
+    assert matches["kept"].nonzero()[:, 0].tolist() == index.tolist() and 0 < len(index) < 10
+    assert torch.equal(matches["viewpoint"][matches["kept"]], viewpoint)
+    torch.testing.assert_close(matches["rank"], matches["margin"] * matches["score"].clamp_min(0))
+
+
 def test_a_rounds_share_bounds_its_labels(make_method, make_data, make_trainer) -> None:
     gates = SelectionSettings(ring_deg=180.0, first_share=0.3, last_share=0.6, bin_floor=0.0, min_score=-10.0)
     data = make_data()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
@@ -152,6 +152,19 @@ def test_events_come_in_the_order_of_the_schedule_and_loaders_are_built_once_per
     assert max(method.trained[0]) < LABELLED <= max(method.trained[1])
     assert data.built == 3  # for the warm-up and for each round
     assert method.training  # the mode from before the E-step
+
+
+def test_callbacks_hear_of_each_e_step_once_its_labels_are_accepted(tmp_path: Path) -> None:
+    heard = []
+
+    class Listener(Callback):
+        def on_e_step_end(self, trainer, method, number) -> None:
+            heard.append((number, trainer.datamodule.round, method.training, torch.is_grad_enabled()))
+
+    trainer = trainer_of(tmp_path, EMSchedule(2, 2, 1))
+    trainer.callbacks.append(Listener())
+    trainer.fit(Tiny(), TinyData())
+    assert heard == [(0, 0, False, False), (1, 1, False, False)]
 
 
 def test_without_rounds_nothing_is_matched_and_the_loader_is_built_once(tmp_path: Path) -> None:
