@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from nvsm_lightning.bench.study import read_folds, read_variants
 from nvsm_lightning.cli import lightning_cli
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = {
     folder: sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
-    for folder in ("datasets", "methods", "hardware")
+    for folder in ("datasets", "methods", "hardware", "folds", "ablations")
 }
 READERS = {
     "toy": "ToyCars",
@@ -92,6 +93,28 @@ def test_the_names_that_users_type_reach_their_settings(parse):
     assert config["seed_everything"] == 5
     assert config["model.init_args.category"] == "car"
     assert config["run_dir"] == "out"
+
+
+@pytest.mark.parametrize("name", NAMES["ablations"])
+def test_every_option_of_an_ablation_is_understood(name, parse):
+    variants = read_variants(str(CONFIGS / "ablations" / f"{name}.yaml"))
+    # All at once, which is quick: every name and value is checked as it is read.
+    words = [word for options in variants.values() for word in options]
+    assert (
+        parse("fit", *files("car_7shot"), *words)["model"].as_dict()
+        != parse("fit", *files("car_7shot"))["model"].as_dict()
+    )
+    assert len(set(variants.values())) == len(variants), "two variants are the same"
+
+
+@pytest.mark.parametrize("name", NAMES["folds"])
+def test_every_fold_is_understood(name, parse):
+    folds = [
+        parse("fit", *files("car_7shot", f"datasets/{name}"), *fold)
+        for fold in read_folds(f"{CONFIGS}/folds/{name}.yaml")
+    ]
+    tests = [tuple(fold["data.init_args.test_sequences"]) for fold in folds]
+    assert len(set(tests)) == len(folds)
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nvsm_lightning.cli import doctor, lightning_cli, prepare
+from nvsm_lightning.bench import study
+from nvsm_lightning.cli import bench, doctor, lightning_cli, prepare
 from nvsm_lightning.cli.main import COMMANDS
 from nvsm_lightning.data.pose_csv import read_table
 
@@ -49,6 +50,12 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
         monkeypatch.setattr(prepare, "check", lambda data: calls.append(data) or [])
         assert prepare.run(words) == 0
         assert calls
+    elif words[0] == "bench":
+        jobs = []
+        monkeypatch.setattr(study, "run_jobs", lambda these, *rest: jobs.extend(these) or stop())
+        with pytest.raises(Stop):
+            bench.run(words)
+        assert jobs
     elif words[0] == "doctor":
         monkeypatch.setattr(doctor, "versions", lambda: iter([(True, "")]))
         for name in ("devices", "engines", "weights"):
@@ -57,6 +64,14 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
     else:
         run = finished_run(tmp_path)
         parse([word.replace("RUN", str(run)) for word in words], monkeypatch)
+
+
+class Stop(Exception):
+    """Ends a command where its work would begin."""
+
+
+def stop(*arguments):
+    raise Stop
 
 
 def finished_run(folder: Path) -> Path:

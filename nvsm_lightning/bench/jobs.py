@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,6 @@ from rich.live import Live
 from rich.text import Text
 
 from nvsm_lightning.errors import ConfigError, NVSMError
-from nvsm_lightning.report.results import write_json
 
 COMMAND = (sys.executable, "-m", "nvsm_lightning", "fit")
 TAIL = 15  # lines of the log of a failed fit that are shown
@@ -46,9 +46,10 @@ def run_jobs(jobs: Sequence[Job], folder: Path, parallel: int = 1) -> dict[str, 
     """Run every job that has not been run and return the content of each job's ``results.json`` by name.
 
     A run with ``results.json`` and the same arguments and configuration files is not run again; one with
-    ``checkpoints/last.ckpt`` is resumed; one with other arguments or files is begun anew. A failure does not stop the
-    others. What a fit prints is kept in ``log.txt`` of its run folder. ``OMP_NUM_THREADS`` of each is the number of
-    cores divided by ``parallel``, unless it is set.
+    ``checkpoints/last.ckpt`` is resumed; one with other arguments or files is begun anew, the finished one being kept
+    under the name ``<run>_replaced_<time>``. A failure does not stop the others. What a fit prints is kept in
+    ``log.txt`` of its run folder. ``OMP_NUM_THREADS`` of each is the number of cores divided by ``parallel``, unless it
+    is set.
 
     Raises:
         ConfigError: two jobs of one name, a folder in use by another process, or one that holds another run.
@@ -157,11 +158,13 @@ def _run(waiting: list[Job], folder: Path, parallel: int, board: "_Board") -> di
 
 def _start(job: Job, folder: Path, environment: dict[str, str]) -> _Process:
     run = folder / job.name
-    run.mkdir(parents=True, exist_ok=True)
     if not _same(job, run):  # what other settings left must neither count as a result nor be resumed
-        (run / "results.json").unlink(missing_ok=True)
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)
-        write_json(run / "job.json", fingerprint(job))
+        if (run / "results.json").is_file():  # hours of work, perhaps: moved aside
+            run.rename(run.with_name(f"{run.name}_replaced_{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+        elif (run / "job.json").is_file():
+            shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "job.json").write_text(json.dumps(fingerprint(job), indent=2) + "\n", encoding="utf-8")
     command = command_of(job, folder)
     log = (run / "log.txt").open("a", encoding="utf-8")
     log.write(f"{'' if log.tell() == 0 else chr(10)}$ {' '.join(command[1:])}\n")

@@ -116,7 +116,7 @@ def data_of(one: Collected) -> str:
     )
 
 
-def notes(study: Study, collected: Sequence[Collected], with_published: bool) -> tuple[str, ...]:
+def notes(study: Study, collected: Sequence[Collected], rows: Sequence[BenchRow]) -> tuple[str, ...]:
     """What a reader must know of the numbers."""
     texts = [
         "mean ± standard deviation (worst) over the label draws, in which labels, training and pool order change "
@@ -133,7 +133,7 @@ def notes(study: Study, collected: Sequence[Collected], with_published: bool) ->
             f"; the tests of a picture in several folds share a weight of one ({repeated} such)." if repeated else "."
         )
         texts.append(text)
-    if with_published:
+    if any(row.kind == "published" for row in rows):
         texts.append(
             "Published rows: NVSM (NeurIPS 2021), means over 12 categories of PASCAL3D+ under its own protocol. Other "
             "pictures, categories and labels: not comparable with the rows above them."
@@ -176,7 +176,7 @@ def write_tables(
     """
     rows = bench_rows(study, collected, with_published)
     heads = (heading, "method", "data", "draws", "pictures", *(head for head, _ in METRICS.values()))
-    sheet = Sheet(title, heads, tuple(row.line() for row in rows), notes(study, collected, with_published))
+    sheet = Sheet(title, heads, tuple(row.line() for row in rows), notes(study, collected, rows))
     files = sheet.write(folder / "table")
     write_text(folder / "table.csv", csv_text([row.numbers(heading) for row in rows]))
     write_text(folder / "draws.csv", csv_text(draw_rows(study, collected, heading)))

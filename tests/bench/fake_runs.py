@@ -1,6 +1,5 @@
 """A stand-in for `nvsm fit` that writes the files of a finished run: chosen errors, no network and no training."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -32,13 +31,15 @@ guess = {"acc_pi_6": 16.5 + seed, "acc_pi_18": 5.5, "med_err_deg": 90.0, "mean_e
          "n_images": 40 * len(cars)}
 if method == "nvsm":
     for number in range(2):
-        rows = ["key,round,error_deg"] + [f"{i}.jpg,{number},{source.expovariate(0.1):.3f}" for i in range(50 + 20 * number)]
+        rows = [f"{i}.jpg,{number},{source.expovariate(0.1):.3f}" for i in range(50 + 20 * number)]
+        rows.insert(0, "key,round,error_deg")
         (run / "tables" / f"matches_round_{number:02d}.csv").write_text("\\n".join(rows) + "\\n")
-    (run / "metrics.csv").write_text("em/round,em/pool_acc_10,em/pool_acc_30\\n0,0.1,0.2\\n,,\\n0,0.6,0.8\\n1,0.7,0.9\\n")
+    logged = ["em/round,em/pool_acc_10,em/pool_acc_30", "0,0.1,0.2", ",,", "0,0.6,0.8", "1,0.7,0.9"]
+    (run / "metrics.csv").write_text("\\n".join(logged) + "\\n")
 (run / "results.json").write_text(json.dumps({
-    "method": method, "dataset": "epfl_cars", "synthetic": False, "azimuth_only": True, "n_labels": labels, "seed": seed,
-    "part": "val" if "--data.test_on" in words else "test", "baselines": {"prior_only": guess, "random": guess},
-    "n_pool": 200, "git_commit": "0123456789" * 4}))
+    "method": method, "dataset": "epfl_cars", "synthetic": False, "azimuth_only": True, "n_labels": labels,
+    "seed": seed, "part": "val" if "--data.test_on" in words else "test",
+    "baselines": {"prior_only": guess, "random": guess}, "n_pool": 200, "git_commit": "0123456789" * 4}))
 """
 
 
@@ -49,8 +50,3 @@ def fake_fit(tmp_path, monkeypatch) -> Path:
     script.write_text(FIT)
     monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-S", str(script)))
     return script
-
-
-def stored(run: Path) -> dict:
-    """job.json of a run."""
-    return json.loads((run / "job.json").read_text())

@@ -56,8 +56,10 @@ def test_each_job_runs_once_and_a_second_time_only_when_its_settings_changed(fit
     assert [len(calls(out / name)) for name in ("a", "deep/b")] == [1, 1]
     settings.write_text("a: 2")
     run_jobs([plan[0], Job("deep/b", ("--x", "1", "--y"))], out)
-    assert [len(calls(out / name)) for name in ("a", "deep/b")] == [2, 2]
-    assert "--ckpt_path" not in calls(out / "a")[1]["words"], "a checkpoint of other settings is not resumed"
+    assert [len(calls(out / name)) for name in ("a", "deep/b")] == [1, 1]
+    assert "--y" in calls(out / "deep/b")[0]["words"]
+    assert "--ckpt_path" not in calls(out / "a")[0]["words"], "a checkpoint of other settings is not resumed"
+    assert len(list(out.glob("a_replaced_*/results.json"))) == 1, "a finished run is not thrown away"
 
 
 def test_an_interrupted_job_is_resumed(fit, tmp_path):
