@@ -47,7 +47,8 @@ class MatchingSpec:
             mean over all cells of the map: of pictures of different size it prefers the larger object).
         features: untrained features to compare: layer2, layer3, layer4 (with the head upsample), project (both taps,
             what a fit starts from), random (no pretrained weights).
-        same_group: also match pictures of the anchor's own sequence or object, which is much easier.
+        same_group: also match pictures of the anchor's own group (sequence, object or CAD model), which is much easier.
+            Where all pictures are of one group it tells nothing, and all are matched.
         gallery: anchors shown in the galleries; 0 draws none.
     """
 
@@ -176,16 +177,23 @@ class Matching:
         self.poses = anchor[:, None] + offset  # [anchor, shift, 3]
         self.candidates = self._candidates([record.group for record in records])
 
+    @property
+    def leaves_out_own_group(self) -> bool:
+        """Whether pictures of an anchor's own group are not matched with it."""
+        return not self.spec.same_group and len({record.group for record in (*self.data.labelled, *self.data.pool)}) > 1
+
     def _candidates(self, groups: list[str]) -> Bool[Tensor, "anchor pool"]:
         """Pictures of known pose that each anchor may be matched with."""
         known = self.truth[:, 0].isfinite()
-        other = [[self.spec.same_group or not group or record.group != group for record in self.data.pool]
-                 for group in groups]  # fmt: skip
-        candidates = torch.tensor(other, dtype=torch.bool).reshape(len(groups), len(self.data.pool)) & known
+        pool = [record.group for record in self.data.pool]
+        own = [[bool(group) and group == other for other in pool] for group in groups]
+        candidates = known.repeat(len(groups), 1)
+        if self.leaves_out_own_group:
+            candidates &= ~torch.tensor(own, dtype=torch.bool).reshape(candidates.shape)
         if not candidates.any(1).all():
             raise DataError(
-                f"{self.data.root}: the pool of {len(known)} pictures ({int(known.sum())} of known pose) shows nothing "
-                "but the anchor's own object or sequence; give more data, or --same_group true."
+                f"{self.data.root}: of the pool of {len(known)} pictures ({int(known.sum())} of known pose) an anchor "
+                "may be matched with none, as all are of its own group; give more data, or --same_group true."
             )
         return candidates
 

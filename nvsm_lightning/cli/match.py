@@ -16,7 +16,7 @@ from rich.console import Console
 from nvsm_lightning.bench.contenders import Contender, frozen_contenders, trained_contender
 from nvsm_lightning.bench.matching import Matches, Matching, MatchingSpec
 from nvsm_lightning.bench.matching_plots import gallery, plot_epochs, plot_features
-from nvsm_lightning.bench.matching_tables import markdown, match_table, rich_tables, summarise, summary_table
+from nvsm_lightning.bench.matching_tables import Summary, markdown, match_table, rich_tables, summarise, summary_table
 from nvsm_lightning.cli.checkpoints import check_category, read_hyper_parameters
 from nvsm_lightning.cli.lightning_cli import NVSMCLI, run_cli, split_arguments
 from nvsm_lightning.errors import ConfigError, WeightsError
@@ -162,6 +162,17 @@ def checkpoint_contender(path: Path, several_runs: bool) -> Contender:
     return trained_contender(f"{name} (epoch {epochs})", spec, content["state_dict"], epochs)
 
 
+def epochs_of(summaries: Sequence[Summary], stems: set[str]) -> list[Summary]:
+    """The azimuth shifts of the checkpoints with these file names, before them those of the features that a fit starts
+    from; nothing where these are fewer than two.
+    """
+    azimuth = [one for one in summaries if one.angle == "azimuth"]
+    kept = [one for one in azimuth if one.features.split(" (")[0] in stems]
+    if not any(one.epochs == 0 for one in kept):
+        kept = [one for one in azimuth if one.features == "frozen project"] + kept
+    return kept if len({one.epochs for one in kept}) > 1 else []
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """Runs the contenders one after another and writes tables/ and media/ of the run folder."""
@@ -199,8 +210,8 @@ class Experiment:
         spec = self.spec
         title = f"{name}: {spec.anchors} anchors, top {spec.top} of {len(data.pool)} pictures"
         plot_features(each, media / "error_by_features.png", title)
-        trained = [one for one in each if one.angle == "azimuth" and (one.epochs or one.features == "frozen project")]
-        if any(one.epochs for one in trained) and not several:
+        trained = epochs_of(each, {path.stem for path in self.checkpoints})
+        if trained and not several:
             plot_epochs(trained, media / "error_by_epoch.png", title)
         content = {"dataset": name, "synthetic": bool(getattr(data, "synthetic", False)),
                    "azimuth_only": matching.azimuth_only, "seed": self.seed, "n_pool": len(data.pool),
@@ -208,7 +219,7 @@ class Experiment:
                    "git_commit": git_commit()}  # fmt: skip
         write_json(self.folder / "results.json", content)
         caption = "median [95 % bootstrap interval over the anchors], share of errors above 150 degrees. "
-        caption += f"Pictures of the anchor's own object or sequence {'count' if spec.same_group else 'are left out'}."
+        caption += f"Pictures of the anchor's own group {'are left out' if matching.leaves_out_own_group else 'count'}."
         caption += " Only azimuths are compared." if matching.azimuth_only else ""
         console = Console(width=max(Console().width, 160))
         for table in rich_tables(merged, title, caption):
