@@ -1,5 +1,6 @@
 """``nvsm prepare``: make the embedded set; say how another set must lie on disk, and check whether it does."""
 
+import importlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,10 @@ SETS = {
 }
 
 
+# name: module with `run(words) -> int`, which makes something of what is there
+MAKERS = {"occluded": "nvsm_lightning.cli.prepare_occluded"}
+
+
 def run(argv: Sequence[str]) -> int:
     """``nvsm prepare toy --root DIR [--seed N]`` or ``nvsm prepare NAME [--root DIR --check]``."""
     words = list(argv[1:])
@@ -40,6 +45,8 @@ def run(argv: Sequence[str]) -> int:
     name = words[0].replace("_", "-")
     if name == "toy":
         return prepare_toy(words[1:])
+    if name in MAKERS:
+        return importlib.import_module(MAKERS[name]).run(words[1:])
     if name not in SETS:
         return fail(f"no data set {words[0]!r}.{did_you_mean(name, ['toy', *SETS])} `nvsm prepare --help` lists them.")
     return explain(name, words[1:])
@@ -50,6 +57,7 @@ def help_text() -> str:
     rows = "\n".join(f"  {name:<15}{where}" for name, (_, where, _) in SETS.items())
     return (
         "usage: nvsm prepare toy --root DIR [--seed N] [--train N] [--test N]\n"
+        "       nvsm prepare occluded --from NAME --root DIR --level L1 --occluders DIR --out DIR\n"
         "       nvsm prepare NAME [--root DIR --check]\n\n"
         "toy is made on the spot: cars rendered by this package, in the layout of PASCAL3D+. Nothing is downloaded.\n"
         "For the others the command says where the data is had and how it must lie; --check reads it and counts.\n\n"

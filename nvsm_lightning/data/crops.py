@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -144,3 +144,12 @@ def _resample(
     else:
         picture.load()  # a damaged file is reported even where nothing of it is shown
     return torch.from_numpy(crop).permute(2, 0, 1).contiguous()
+
+
+def canonical_mask(
+    mask: Bool[np.ndarray, "rows columns"], record: Record, spec: CropSpec
+) -> Bool[Tensor, "height width"]:
+    """A mask of the stored picture as :func:`canonical_crop` shows it; False outside the picture."""
+    picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
+    scale, centre, _ = _window(picture.size, record, spec)
+    return _resample(picture, scale, centre, spec)[0] > 127  # FILL is darker

@@ -14,6 +14,7 @@ ANGLES = ("azimuth_deg", "elevation_deg", "theta_deg")
 CAMERA = ("focal_px", "px", "py")
 BOX = ("x1", "y1", "x2", "y2")
 PARTS = ("train", "val", "test")
+OCCLUSION_FILE = "occlusion.json"  # in a folder made by `nvsm prepare occluded`, which has a table of poses too
 
 
 class PoseCSV(PoseData):
