@@ -15,7 +15,7 @@ from nvsm_lightning.toy.dataset import make_toy
 
 sys.path.insert(0, str(Path(__file__).parent))
 from killed_fit import MATCHING
-from test_runs import CONFIGS, SMALL
+from test_runs import CONFIGS, SMALL, results
 
 GATES = "--model.selection.ring_deg 180 --model.selection.last_share 1.0"
 SIZE = "--trainer.em.rounds 2 --data.pool_limit 13 --data.epoch_images 32"
@@ -81,4 +81,7 @@ def test_a_process_that_dies_in_the_e_step_ends_the_job_and_the_fit_goes_on(word
     (ours, poses), (theirs, expected) = labels(run), labels(tmp_path / "one")
     assert ours == theirs and len(ours) >= 8
     turned = (poses - expected + 180) % 360 - 180
+    pictures = [(folder / "tables" / "predictions.csv").read_text().splitlines() for folder in (run, tmp_path / "one")]
+    assert [line.split(",")[0] for line in pictures[0]] == [line.split(",")[0] for line in pictures[1]]  # 5, each once
+    assert results(run)["med_err_deg"] == pytest.approx(results(tmp_path / "one")["med_err_deg"], abs=0.5)
     assert turned.abs().amax() < 0.1  # matching rounds differently for another number of pictures, 0.01 degrees here

@@ -34,17 +34,36 @@ class Batch(TypedDict):
     mirrored: Bool[Tensor, " batch"]
 
 
+class CropMemory:
+    """What decoded crops may take up, shared by the parts of a data set.
+
+    Args:
+        megabytes: of each process (a crop of 160 x 384 takes 0.18).
+    """
+
+    def __init__(self, megabytes: float) -> None:
+        self.left = megabytes * 1e6
+
+    def take(self, size: int) -> bool:
+        """Whether ``size`` bytes are left; if so, they are taken."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
 class Crops:
-    """The crops of a list of records, decoded when first asked for and then kept as bytes.
+    """The crops of a list of records, decoded when first asked for and then kept as bytes while there is memory.
 
     Args:
         records: the pictures.
         spec: shape and scale.
-        keep: keep decoded crops in memory (184 KB each at 160 x 384).
+        memory: for decoded crops; those that find no room are decoded anew each time.
     """
 
-    def __init__(self, records: Sequence[Record], spec: CropSpec, keep: bool = True) -> None:
-        self.records, self.spec, self.keep = records, spec, keep
+    def __init__(self, records: Sequence[Record], spec: CropSpec, memory: CropMemory | None = None) -> None:
+        self.records, self.spec = records, spec
+        self.memory = memory or CropMemory(math.inf)
         self._kept: dict[int, tuple[UInt8[Tensor, "3 height width"], Camera]] = {}
 
     def __len__(self) -> int:
@@ -55,7 +74,7 @@ class Crops:
             return self._kept[index]
         record = self.records[index]
         crop = canonical_crop(record.image, record, self.spec)
-        if self.keep:
+        if self.memory.take(crop[0].nbytes):
             self._kept[index] = crop
         return crop
 

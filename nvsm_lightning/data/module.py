@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from nvsm_lightning.data.augment import Augmentation
 from nvsm_lightning.data.crops import CropSpec
-from nvsm_lightning.data.datasets import Batch, Crops, PoseDataset, collate, hidden, with_mirrors
+from nvsm_lightning.data.datasets import Batch, CropMemory, Crops, PoseDataset, collate, hidden, with_mirrors
 from nvsm_lightning.data.labels import draw_labels, read_label_list, write_label_list
 from nvsm_lightning.data.parts import assign_parts, check_boxes, check_disjoint, checksum, existing, limit_pool
 from nvsm_lightning.data.record import Record, viewpoints
@@ -36,8 +37,7 @@ class PoseData(LightningDataModule):
 
     Args:
         root: folder of the data set.
-        test_root: another folder, of the same layout or made by ``nvsm prepare occluded``, whose whole content is then
-            the test part.
+        test_root: another folder of the same layout, whose whole content is then the test part.
         test_on: part that the final table is measured on: "test", or "val" for choices among settings, with which the
             test pictures are left out altogether.
         folder: folder of pictures without labels for ``predict``.
@@ -55,7 +55,8 @@ class PoseData(LightningDataModule):
         augment: random changes of training pictures.
         pool_limit: use only so many pictures of the pool, drawn by the label seed.
         num_workers: processes that prepare batches; 0 = none.
-        keep_crops: keep decoded crops in memory (184 KB a picture at 160 x 384); off saves memory and costs time.
+        keep_crops: megabytes of each process for decoded crops (true = 1000: 5,400 pictures of 160 x 384); what finds
+            no room is decoded anew each time it is shown, so that memory does not grow with the pool. 0 or false: none.
     """
 
     name = "pose"
@@ -79,7 +80,7 @@ class PoseData(LightningDataModule):
         augment: Augmentation = Augmentation(),  # noqa: B008 - frozen
         pool_limit: int | None = None,
         num_workers: int = 0,
-        keep_crops: bool = True,
+        keep_crops: bool | int = 1000,
     ) -> None:
         super().__init__()
         if labels < 1 or batch_size < 1 or not 0 <= labelled_share <= 1:
@@ -94,7 +95,8 @@ class PoseData(LightningDataModule):
         self.crop, self.mirror, self.augment = crop, mirror, augment
         self.batch_size, self.epoch_images, self.num_workers = batch_size, epoch_images, num_workers
         self.labelled_share, self.balance = labelled_share, balance
-        self.pool_limit, self.keep_crops = pool_limit, keep_crops
+        self.pool_limit = pool_limit
+        self._memory = CropMemory(1000 if keep_crops is True else int(keep_crops))
         self.labelled: list[Record] = []
         self.pool: list[Record] = []
         self.val: list[Record] = []
@@ -109,13 +111,6 @@ class PoseData(LightningDataModule):
     def read(self, root: Path, test_only: bool = False) -> list[Record]:
         """Every picture of the data set under ``root``; with ``test_only`` all labelled ones, as the test part."""
         raise NotImplementedError(f"{type(self).__name__} must override read()")
-
-    def read_test(self, root: Path) -> list[Record]:
-        """The test part from another folder: of this layout, or made by ``nvsm prepare occluded`` from any set."""
-        from nvsm_lightning.data.pose_csv import OCCLUSION_FILE, PoseCSV  # which is a PoseData itself
-
-        made = (root / OCCLUSION_FILE).is_file()
-        return (PoseCSV(str(root), category=self.category) if made else self).read(root, test_only=True)
 
     # ------------------------------------------------------------------ parts
 
@@ -139,7 +134,7 @@ class PoseData(LightningDataModule):
         if self.test_on == "val":
             self.test = self.val
         elif self.test_root is not None:
-            self.test = self.read_test(existing(self.test_root, "--data.test_root"))
+            self.test = self.read(existing(self.test_root, "--data.test_root"), test_only=True)
         check_disjoint([*self.labelled, *self.pool], self.test)
         check_boxes([*self.labelled, *self.pool, *self.val, *self.test])
         if not self.val:
@@ -217,7 +212,7 @@ class PoseData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """An epoch of augmented draws from labelled and pseudo-labelled pictures (see ``DrawSampler``)."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        rank, world = self._place()
         _, viewpoint, weight = self._pseudo
         sampler = DrawSampler(
             labelled=len(self.labelled),
@@ -270,11 +265,11 @@ class PoseData(LightningDataModule):
         return self._loader(Subset(pool, [usable[position] for position in positions]))
 
     def val_dataloader(self) -> DataLoader[Batch] | list:
-        """The validation part in order; no loader if there is none."""
+        """The validation part in order (this process's share of it); no loader if there is none."""
         return self._part("val", self.val) if self.val else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The test part in order. Raises DataError if there is none."""
+        """The test part in order (this process's share of it). Raises DataError if there is none."""
         if not self.test:
             missing = "validation" if self.test_on == "val" else "test"
             raise DataError(f"{self.root} has no {missing} part; give one with --data.test_root or a split column.")
@@ -296,9 +291,9 @@ class PoseData(LightningDataModule):
         ]
         if not self.predicted:
             raise DataError(f"{folder} holds no pictures ({', '.join(PICTURES)}); give another --data.folder.")
-        crops = Crops(self.predicted, self.crop, self.keep_crops)
+        crops = Crops(self.predicted, self.crop, self._memory)
         usable = self._skip(crops, range(len(self.predicted)), "pictures of the folder")
-        return self._loader(Subset(PoseDataset(crops, torch.arange(len(crops)), hidden(len(crops))), usable))
+        return self._loader(self._share(PoseDataset(crops, torch.arange(len(crops)), hidden(len(crops))), usable))
 
     # ------------------------------------------------------------------ inner parts
 
@@ -307,7 +302,7 @@ class PoseData(LightningDataModule):
         part = self.test_on if part == "test" else part
         if part not in self._crops:
             records = {"train": [*self.labelled, *self.pool], "val": self.val, "test": self.test}[part]
-            self._crops[part] = Crops(records, self.crop, self.keep_crops)
+            self._crops[part] = Crops(records, self.crop, self._memory)
         return self._crops[part]
 
     def _training_set(self, limit: int | None = None) -> PoseDataset:
@@ -339,7 +334,19 @@ class PoseData(LightningDataModule):
                 )
 
     def _part(self, part: str, records: list[Record]) -> DataLoader[Batch]:
-        return self._loader(PoseDataset(self._part_crops(part), torch.arange(len(records)), viewpoints(records)))
+        dataset = PoseDataset(self._part_crops(part), torch.arange(len(records)), viewpoints(records))
+        return self._loader(self._share(dataset, range(len(dataset))))
+
+    def _place(self) -> tuple[int, int]:
+        """Number of this process and of all."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _share(self, dataset: PoseDataset, positions: Sequence[int]) -> PoseDataset | Subset:
+        """What this process evaluates: every ``world``-th of the positions; all of them where there are too few for
+        each to have one."""
+        rank, world = self._place()
+        mine = positions[rank::world] if len(positions) >= world else positions
+        return dataset if len(mine) == len(dataset) else Subset(dataset, mine)
 
     def _usable_pool(self) -> list[int]:
         if self._usable is None:
@@ -351,7 +358,12 @@ class PoseData(LightningDataModule):
     def _skip(self, crops: Crops, positions: Sequence[int], what: str) -> list[int]:
         """The positions that can be decoded; the others are counted, listed and warned of, and fatal only if none is
         left."""
-        damaged = crops.damaged(positions)
+        rank, world = self._place()
+        damaged = crops.damaged(positions[rank::world])
+        if world > 1:
+            found: list[Any] = [None] * world
+            torch.distributed.all_gather_object(found, damaged)
+            damaged = dict(sorted(item for part in found for item in part.items()))
         self.skipped += [(crops.records[position].key, reason) for position, reason in damaged.items()]
         if damaged:
             listed = "\n  ".join(list(damaged.values())[:10])

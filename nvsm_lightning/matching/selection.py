@@ -79,7 +79,7 @@ def select(
     share = settings.share(round, rounds)
     usable = score.isfinite()
     rank = torch.where(eligible, gate_rank(score, margin, settings.gate), -torch.inf)
-    keep = _best(rank, usable, share)
+    keep = _best(rank, usable, share, least=1)  # one, of a pool of one or two
     bins = (viewpoint[:, 0].nan_to_num() % (2 * torch.pi) / (2 * torch.pi) * TURN_BINS).long().clamp_max(TURN_BINS - 1)
     for turn in range(TURN_BINS):
         keep |= _best(rank, usable & (bins == turn), share * settings.bin_floor)
@@ -92,10 +92,12 @@ def gate_rank(score: Float[Tensor, " pool"], margin: Float[Tensor, " pool"], gat
     return margin * score.clamp_min(0) if gate == "product" else margin
 
 
-def _best(rank: Float[Tensor, " pool"], members: Bool[Tensor, " pool"], share: float) -> Bool[Tensor, " pool"]:
-    """The ``share`` of ``members`` with the highest rank, as a mask."""
+def _best(
+    rank: Float[Tensor, " pool"], members: Bool[Tensor, " pool"], share: float, least: int = 0
+) -> Bool[Tensor, " pool"]:
+    """The ``share`` of ``members`` with the highest rank, but not fewer than ``least``, as a mask."""
     position = members.nonzero()[:, 0]
     order = rank[position].argsort(descending=True, stable=True)
     mask = torch.zeros_like(members)
-    mask[position[order[: int(share * len(position))]]] = True
+    mask[position[order[: max(least, int(share * len(position)))]]] = True
     return mask

@@ -5,7 +5,7 @@ import torch
 from layouts import truncate, write_picture
 
 from nvsm_lightning.data.crops import CropSpec
-from nvsm_lightning.data.datasets import Crops, PoseDataset, collate, with_mirrors
+from nvsm_lightning.data.datasets import CropMemory, Crops, PoseDataset, collate, with_mirrors
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint
 
@@ -22,9 +22,19 @@ def records(folder: Path, count: int = 4) -> list[Record]:
 
 def test_crops_are_kept_unless_told_otherwise(tmp_path) -> None:
     rows = records(tmp_path, 1)
-    kept, fresh = Crops(rows, SPEC), Crops(rows, SPEC, keep=False)
+    kept, fresh = Crops(rows, SPEC), Crops(rows, SPEC, CropMemory(0))
     assert kept[0][0] is kept[0][0]
     assert fresh[0][0] is not fresh[0][0] and fresh[0][0].equal(kept[0][0])
+
+
+def test_crops_of_all_parts_share_one_memory(tmp_path) -> None:
+    rows, crop = records(tmp_path), 3 * 48 * 96
+    memory = CropMemory(2.5 * crop / 1e6)
+    first, second = Crops(rows, SPEC, memory), Crops(rows[2:], SPEC, memory)
+    kept = [first[0], second[0]]
+    assert first[0] is kept[0] and second[0] is kept[1]  # 2 x 13,824 bytes
+    assert first[1] is not first[1] and second[1] is not second[1]  # no room for a third
+    assert second[1][0].equal(Crops(rows, SPEC)[3][0])
 
 
 def test_damaged_pictures_are_listed(tmp_path) -> None:

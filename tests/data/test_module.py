@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from layouts import pose_rows, truncate, write_picture
@@ -112,6 +114,19 @@ def test_state_round_trip(folder, tmp_path) -> None:
         make(folder, pool_limit=3).load_state_dict(state)
     with pytest.raises((ValueError, TypeError)):  # TypeError: where shapes are checked at run time
         data.accept(0, torch.arange(2), torch.zeros(1, 3), torch.ones(2))
+
+
+def test_processes_share_the_pictures_that_are_evaluated(folder) -> None:
+    def part(rank: int, world: int, name: str) -> list[int]:
+        data = make(folder)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world, state=SimpleNamespace(fn=None))
+        return indices(getattr(data, f"{name}_dataloader")())
+
+    for name in ("val", "test"):
+        everything = part(0, 1, name)
+        assert everything == list(range(len(everything))) and len(everything) >= 3
+        assert [part(rank, 2, name) for rank in range(2)] == [everything[0::2], everything[1::2]]
+        assert part(1, 30, name) == everything  # none is left without a picture: it would not take part in the result
 
 
 def test_label_lists_can_be_given_back(folder, tmp_path) -> None:
