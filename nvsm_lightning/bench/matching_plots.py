@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
 
 from nvsm_lightning.bench.matching import CHANCE, FLOOR, Matches, Matching
 from nvsm_lightning.bench.matching_tables import Summary
@@ -18,6 +16,7 @@ from nvsm_lightning.pose.space import ANGLES
 from nvsm_lightning.report.callback import degrees, item_of, make_folder
 from nvsm_lightning.report.gallery import contact_sheet
 from nvsm_lightning.report.overlays import PREDICTED, captioned, overlay, to_image
+from nvsm_lightning.report.painter import Painter
 
 WIDTH = 288  # of a picture of the gallery, pixels
 GALLERY_SHIFTS = 5
@@ -135,27 +134,3 @@ def gallery(matching: Matching, matches: Matches, backbone: Backbone) -> Image.I
             ]
     title = f"{matches.name}: cuboid at the pose of the anchor (left) and at the synthesised pose (right)"
     return contact_sheet(pictures, title, columns=5)
-
-
-class Painter:
-    """Features as colours: the first three principal directions of some maps, scaled to 0..1 (§4.6)."""
-
-    def __init__(self, maps: Float[Tensor, "picture dim h w"]) -> None:
-        rows = maps.float().permute(0, 2, 3, 1).flatten(0, 2)
-        self.mean = rows.mean(0)
-        self.axes = torch.linalg.eigh((rows - self.mean).T @ (rows - self.mean))[1][:, -3:].flip(-1)
-        colours = (rows - self.mean) @ self.axes
-        self.low, self.high = colours.quantile(torch.tensor([0.02, 0.98]).to(colours), dim=0)
-
-    def __call__(
-        self, feature_map: Float[Tensor, "dim h w"], seen: Float[Tensor, "h w"] | None, size: tuple[int, int]
-    ) -> Image.Image:
-        """A picture of ``size`` (width, height); white where ``seen`` is 0. Interpolated features are shorter than one
-        and are made unit vectors first.
-        """
-        unit = torch.nn.functional.normalize(feature_map.float(), dim=0)
-        colours = ((unit.permute(1, 2, 0) - self.mean) @ self.axes - self.low) / (self.high - self.low)
-        colours = colours.clamp(0, 1)
-        if seen is not None:
-            colours = torch.where(seen[..., None] > 0.25, colours, 1.0)
-        return to_image(colours.permute(2, 0, 1)).resize(size, Image.Resampling.NEAREST)

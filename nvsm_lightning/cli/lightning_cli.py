@@ -27,6 +27,7 @@ from nvsm_lightning.cli.run_folder import choose_run_folder
 from nvsm_lightning.errors import ConfigError, NVSMError, WeightsError
 from nvsm_lightning.report.callback import RunReport
 
+from nvsm_lightning.report.em_panels import EMPanels
 BASE = Path(__file__).with_name("base.yaml")
 COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -117,6 +118,7 @@ class NVSMCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(RunReport, "report")
         parser.link_arguments("data.init_args.category", "model.init_args.category")
+        parser.add_lightning_class_args(EMPanels, "panels")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
@@ -55,13 +57,7 @@ class RunReport(Callback):
         self.rows = PictureRows()
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         self.rows.add(outputs)
 
@@ -70,9 +66,7 @@ class RunReport(Callback):
         if not trainer.is_global_zero:
             return
         data, folder = data_of(trainer), folder_of(trainer)
-        truth = rows.truth.clone()
-        if getattr(data, "azimuth_only", False):
-            truth[:, 1:] = torch.nan  # assumed, not measured: only the azimuth is compared
+        truth = compared(rows.truth, data)
         error = pose_error(rows.viewpoint, truth)
         self.results = self._results(trainer, pl_module, rows, truth, error)
         write_json(folder / "results.json", self.results)
@@ -149,21 +143,14 @@ class RunReport(Callback):
             if not pictures:
                 continue
             title = f"{name} of {len(error)} test pictures: predicted orange, true blue; the tinted side is the front"
-            save_picture(trainer, contact_sheet(pictures, title), name)
+            save_picture(trainer, contact_sheet(pictures, title), name, f"test/{name}")
 
     # ------------------------------------------------------------------ predict
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.rows = PictureRows()
+    on_predict_start = on_test_start
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         self.rows.add(outputs)
         if not self.overlays:
@@ -241,13 +228,20 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def save_picture(trainer: Trainer, picture: Any, name: str) -> None:
-    """Save to media/ and hand the picture to every logger that takes pictures."""
+def compared(truth: Float[Tensor, "picture 3"], data: LightningDataModule) -> Float[Tensor, "picture 3"]:
+    """What of true viewpoints is measured and not assumed: of an ``azimuth_only`` data set NaN for the rest."""
+    if not getattr(data, "azimuth_only", False):
+        return truth
+    return torch.cat((truth[:, :1], torch.full_like(truth[:, 1:], torch.nan)), 1)
+
+
+def save_picture(trainer: Trainer, picture: Image.Image, name: str, key: str) -> None:
+    """Save as media/<name>.png and hand the picture to every logger that takes pictures, under ``key``."""
     path = make_folder(folder_of(trainer) / "media") / f"{name}.png"
     picture.save(path)
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
-            logger.log_image(f"test/{name}", [str(path)])
+            logger.log_image(key, [str(path)], step=trainer.global_step)
 
 
 def degrees(angle: Tensor | float) -> float:

@@ -30,7 +30,7 @@ class Recorder:
     def log_metrics(self, metrics, step):
         self.metrics.update(metrics)
 
-    def log_image(self, key, images):
+    def log_image(self, key, images, step):
         self.pictures.append(key)
 
 
