@@ -7,6 +7,7 @@ import pytest
 
 from nvsm_lightning.bench.study import read_folds, read_variants
 from nvsm_lightning.cli import lightning_cli
+from nvsm_lightning.cli.left_out import left_out
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = {
@@ -58,11 +59,49 @@ def test_every_file_is_covered():
 def test_data_and_method_combine(parse, data, method):
     config = parse("fit", *files("car_7shot", f"datasets/{data}", f"methods/{method}"))
     assert config["data"]["class_path"].endswith(READERS[data])
-    assert config["model"]["class_path"].lower().endswith(method)
+    assert config["model"]["class_path"].rsplit(".", 1)[-1].lower() == method.replace("_", "")
     assert (config["trainer.em"].rounds > 0) == (method == "nvsm")
     assert config["data.init_args.labels"] == 7
     network = {"toy": "small", "pascal3d": "resnet50"}.get(data, "resnet18")
     assert config["model.init_args.backbone"].name == network  # survives the change of the method
+    cuboid = {"toy": 400, "pascal3d": 1000}.get(data, 600)
+    assert config["model.init_args.mesh"].vertices == cuboid
+    if "learning_rate" in config["model.init_args"]:
+        assert config["model.init_args.learning_rate"] == (3e-4 if data == "toy" else 1e-4)
+
+
+@pytest.mark.parametrize("method", sorted(set(NAMES["methods"]) - {"nvsm"}))
+def test_every_method_takes_the_weight_file_that_a_bench_gives_to_all(parse, method):
+    words = ("--model.backbone.weights", "file.pt", "--model.mesh.vertices", "80")
+    config = parse("fit", *files("car_7shot", "datasets/stanford_cars", f"methods/{method}"), *words)
+    assert config["model.init_args.backbone"].weights == "file.pt"
+
+
+RIVALS = sorted(set(NAMES["methods"]) - {"nvsm", "nemo"})
+
+
+@pytest.mark.parametrize("method", RIVALS)
+def test_settings_that_a_method_lacks_are_named_and_not_dropped_in_silence(parse, method):
+    names = ("car_7shot", "datasets/stanford_cars", f"methods/{method}")
+    missing = left_out([str(CONFIGS / f"{name}.yaml") for name in names], parse("fit", *files(*names))["model"])
+    unlearned = ["learning_rate"] if method in ("nearest", "prior", "random") else []
+    assert missing == [*unlearned, "space", "solver"]
+
+
+@pytest.mark.parametrize("method", ["nemo", "nvsm"])
+def test_nothing_is_left_out_of_what_the_files_say_to_nemo_and_nvsm(parse, method):
+    names = ("car_7shot", "datasets/stanford_cars", f"methods/{method}")
+    assert left_out([str(CONFIGS / f"{name}.yaml") for name in names], parse("fit", *files(*names))["model"]) == []
+
+
+@pytest.mark.parametrize("method", RIVALS)
+def test_what_a_method_lacks_is_refused_on_the_command_line_and_in_files_after_its_own(method, capsys):
+    with pytest.raises(SystemExit):
+        lightning_cli.run(["fit", *files("car_7shot", f"methods/{method}"), "--model.solver.steps", "3"])
+    assert "unrecognized arguments: --solver.steps" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        lightning_cli.run(["fit", *files("car_7shot", f"methods/{method}", "datasets/csv")])
+    assert "give the file that chooses" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("hardware", NAMES["hardware"])

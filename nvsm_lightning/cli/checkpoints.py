@@ -34,6 +34,11 @@ def read_hyper_parameters(path: str) -> dict[str, Any]:
             "weights alone belongs to --model.backbone.weights."
         )
     settings = {key: value for key, value in settings.items() if key != "_instantiator"}
+    backbone = settings.get("backbone")
+    if isinstance(backbone, dict) and backbone.get("last") == "auto":
+        # It followed from the weight file, which is not needed again (:func:`without_weight_file`).
+        ends = any(".layer4." in key for key in content.get("state_dict", {}))
+        settings["backbone"] = {**backbone, "last": "layer4" if ends else "layer3"}
     return {"class_path": settings.pop("_class_path"), "init_args": settings}
 
 

@@ -22,12 +22,13 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from nvsm_lightning.cli.checkpoints import check_category, read_hyper_parameters, without_weight_file
+from nvsm_lightning.cli.left_out import left_out
 from nvsm_lightning.cli.parser import SuggestingParser
 from nvsm_lightning.cli.run_folder import choose_run_folder
 from nvsm_lightning.errors import ConfigError, NVSMError, WeightsError
 from nvsm_lightning.report.callback import RunReport
-
 from nvsm_lightning.report.em_panels import EMPanels
+
 BASE = Path(__file__).with_name("base.yaml")
 COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -117,8 +118,8 @@ class NVSMCLI(LightningCLI):
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(RunReport, "report")
-        parser.link_arguments("data.init_args.category", "model.init_args.category")
         parser.add_lightning_class_args(EMPanels, "panels")
+        parser.link_arguments("data.init_args.category", "model.init_args.category")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -132,6 +133,7 @@ class NVSMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # the original warns when sys.argv is there as well
+        self.files = split_arguments(list(args))[1]
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint beat the command line; the order in this file's first lines replaces that."""
@@ -175,6 +177,8 @@ class NVSMCLI(LightningCLI):
     def before_fit(self) -> None:
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
             print(f"run folder: {self.run_folder}", flush=True)
+            if names := left_out(self.files, self.config[self.subcommand]["model"]):
+                print(f"{type(self.model).__name__} has no settings {', '.join(names)}: left out", flush=True)
             make_embedded_set(self.datamodule)
 
     before_validate = before_test = before_predict = before_fit

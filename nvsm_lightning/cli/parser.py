@@ -15,6 +15,7 @@ UNKNOWN = re.compile(
     r"|[Uu]nrecognized arguments?: --(?P<flag>[^\s=]+)"
     r"|No action for key ['\"](?P<action>[^'\"]+)['\"]"
 )
+OTHER_METHOD = re.compile(r"Option '[^']+' is not accepted")  # in a file; on the command line it is unrecognized
 # jsonargparse wraps the cause of a class's error into the list of all types it tried
 CAUSE = re.compile(
     r"Problem with given class_path '(?P<name>[^']+)':\s*(?P<text>.*?)(?=\n    - |\n  Given value|\Z)", re.S
@@ -56,7 +57,10 @@ def short(message: str) -> str:
         return message.strip()
     cause = causes[-1]
     text = " ".join(line.strip() for line in cause["text"].splitlines() if line.strip())
-    return f"{cause['name'].rsplit('.', 1)[-1]}: {text}"
+    name = cause["name"].rsplit(".", 1)[-1]
+    if OTHER_METHOD.search(text):
+        text += f" If it comes from a file: give the file that chooses {name} after it."
+    return f"{name}: {text}"
 
 
 def suggestion(key: str, known: list[str]) -> str:

@@ -6,10 +6,11 @@ over the two finest taps, which keeps ImageNet features usable from the first st
 ``upsample`` (NeMo's decoder, §2.3 of the NeMo code, for many).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as nnf
@@ -25,42 +26,62 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass
-class BackboneSpec:
-    """Which network reads the pictures.
+class TrunkSpec:
+    """Which pretrained network reads the pictures.
 
     Attributes:
         name: resnet18, resnet50, or small (a light network for the embedded set).
         weights: "none" (random), a torchvision name such as IMAGENET1K_V1 (downloaded), a file (state dict, may end at
             layer3), or "packaged" (the network that ships with this package, for name small only).
-        head: project or upsample, see :mod:`nvsm_lightning.features.backbone`.
-        dim: channels of the feature map.
         frozen: leading stages that never train, among conv1, layer1, layer2, layer3, layer4.
-        center: subtract the mean feature of the training pictures before the last normalisation. Features after a ReLU
-            share a large common direction that hides what tells cells apart; without it front and back are confused
-            more often.
         train_batch_norm: let batch norm use and update batch statistics. Off by default: with few labels the statistics
             of a batch are worse than ImageNet's, and folded weight files would be destroyed by them.
         chunk: pictures that go through the network together. Convolutions round differently for another number of
             pictures, and training makes the difference grow: with a fixed chunk, several processes that share a batch
             compute what one does. GPUs want more (and a batch size of as many or a multiple).
+        last: where a ResNet ends: layer3, layer4 (random where the weights have none), or auto = layer4 where it is
+            used (head upsample, classifiers, nearest) and the weights have it.
     """
 
     name: str = "resnet18"
     weights: str = "none"
-    head: str = "project"
-    dim: int = 128
     frozen: list[str] = field(default_factory=list)
-    center: bool = True
     train_batch_norm: bool = False
     chunk: int = 8
+    last: str = "auto"
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
             raise ConfigError(f"backbone.chunk must be at least 1; got {self.chunk}.")
+        if self.last not in ("auto", "layer3", "layer4"):
+            raise ConfigError(f"backbone.last must be auto, layer3 or layer4; got {self.last!r}.")
 
     def chunks(self, batch: int) -> int:
         """Into how many parts a batch is divided; part ``i`` of ``n`` is every n-th picture from the i-th."""
         return -(-batch // self.chunk)
+
+
+@dataclass
+class BackboneSpec(TrunkSpec):
+    """Which network reads the pictures, and what makes a feature map of what it sees.
+
+    Attributes:
+        name: as TrunkSpec.
+        weights: as TrunkSpec.
+        frozen: as TrunkSpec.
+        train_batch_norm: as TrunkSpec.
+        chunk: as TrunkSpec.
+        last: as TrunkSpec.
+        head: project or upsample, see :mod:`nvsm_lightning.features.backbone`.
+        dim: channels of the feature map.
+        center: subtract the mean feature of the training pictures before the last normalisation. Features after a ReLU
+            share a large common direction that hides what tells cells apart; without it front and back are confused
+            more often.
+    """
+
+    head: str = "project"
+    dim: int = 128
+    center: bool = True
 
 
 class ResidualBlock(nn.Module):
@@ -176,35 +197,37 @@ class UpsampleHead(nn.Module):
         return self.project(x)
 
 
-class Backbone(nn.Module):
-    """Trunk + head. ``forward`` maps RGB pictures in 0..1 to unit feature vectors at stride 8."""
+class PretrainedTrunk(nn.Module):
+    """The trunk alone: built, loaded and frozen as the spec says.
 
-    stride = STRIDE
-    center: Tensor
+    Args:
+        spec: which network.
+        to_layer4: whether layer4 is used where the spec leaves it open and the weights have one.
+    """
+
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: BackboneSpec) -> None:
+    def __init__(self, spec: TrunkSpec, to_layer4: bool) -> None:
         super().__init__()
         self.spec = spec
         if spec.name not in ("small", "resnet18", "resnet50"):
             raise ConfigError(f"Unknown backbone {spec.name!r}. Choose resnet18, resnet50 or small.")
-        weights = _find_weights(spec)
-        self.trunk: SmallTrunk | ResNetTrunk = _build_trunk(spec, weights)
-        heads = {"project": ProjectHead, "upsample": UpsampleHead}
-        if spec.head not in heads:
-            raise ConfigError(f"Unknown backbone head {spec.head!r}. Choose one of {sorted(heads)}.")
-        self.head = heads[spec.head](self.trunk.channels, spec.dim)
-        self.register_buffer("center", torch.zeros(spec.dim, 1, 1))
+        self.loaded = _find_weights(spec)
+        self.trunk: SmallTrunk | ResNetTrunk = _build_trunk(spec, self.loaded, to_layer4)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        if weights:
-            _load(self.trunk, self.head, weights, spec)
-        for name in spec.frozen:
+
+    def finish(self, head: nn.Module | None) -> None:
+        """Load the weights into the trunk (and the head, where the file has one) and freeze; last in a constructor."""
+        if self.loaded:
+            _load(self.trunk, head, self.loaded, self.spec)
+        self.loaded = None
+        for name in self.spec.frozen:
             stage = getattr(self.trunk, name, None)
             if name not in STAGES or stage is None:
                 raise ConfigError(
-                    f"backbone.frozen names {name!r}, which {spec.name} (up to its last stage) does not have."
+                    f"backbone.frozen names {name!r}, which {self.spec.name} (up to its last stage) does not have."
                 )
             for module in (stage, self.trunk.bn1) if name == "conv1" and hasattr(self.trunk, "bn1") else (stage,):
                 module.requires_grad_(False)
@@ -212,7 +235,7 @@ class Backbone(nn.Module):
         # has no E-step ahead that would set them.
         self.train()
 
-    def train(self, mode: bool = True) -> "Backbone":
+    def train(self, mode: bool = True) -> Self:
         """As usual, but batch norm stays in evaluation mode unless the spec says otherwise."""
         super().train(mode)
         if not self.spec.train_batch_norm:
@@ -221,21 +244,44 @@ class Backbone(nn.Module):
                     module.eval()
         return self
 
-    def raw(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
-        """Unit feature vectors before centring.
+    def through(
+        self, network: Callable[[Tensor], Tensor], image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch ..."]:
+        """What ``network`` makes of the normalised pictures, in float32.
 
         Without gradients in whole chunks (the last one filled up), so that a picture's features do not depend on its
         company.
         """
-        image = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        if torch.is_grad_enabled():
-            parts = [self.head(self.trunk(image))]
-        else:
-            missing = -len(image) % self.spec.chunk
-            filled = torch.cat((image, image[:1].expand(missing, -1, -1, -1))) if missing else image
-            parts = [self.head(self.trunk(part)) for part in filled.split(self.spec.chunk)]
+        count = len(image)
+        if not torch.is_grad_enabled():
+            image = torch.cat((image, image[:1].expand(-count % self.spec.chunk, -1, -1, -1)))
+        chunks = [image] if torch.is_grad_enabled() else image.split(self.spec.chunk)
+        # The memory format comes last: putting pictures together may change it, and another one rounds otherwise.
+        chunks = [((chunk - self.mean) / self.std).contiguous(memory_format=torch.channels_last) for chunk in chunks]
+        return torch.cat([network(chunk) for chunk in chunks])[:count].float()
+
+
+class Backbone(PretrainedTrunk):
+    """Trunk + head. ``forward`` maps RGB pictures in 0..1 to unit feature vectors at stride 8."""
+
+    stride = STRIDE
+    spec: BackboneSpec
+    center: Tensor
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        # The project head reads strides 8 and 16 only; the decoder wants layer4 where the weights have it.
+        super().__init__(spec, to_layer4=spec.head == "upsample")
+        heads = {"project": ProjectHead, "upsample": UpsampleHead}
+        if spec.head not in heads:
+            raise ConfigError(f"Unknown backbone head {spec.head!r}. Choose one of {sorted(heads)}.")
+        self.head = heads[spec.head](self.trunk.channels, spec.dim)
+        self.register_buffer("center", torch.zeros(spec.dim, 1, 1))
+        self.finish(self.head)
+
+    def raw(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
+        """Unit feature vectors before centring."""
         # Normalised in float32: under bf16 autocast the third decimal of a cosine would drown.
-        return nnf.normalize(torch.cat(parts)[: len(image)].float(), dim=1)
+        return nnf.normalize(self.through(lambda part: self.head(self.trunk(part)), image), dim=1)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
         """Unit feature vectors, one for each 8 x 8 cell."""
@@ -259,7 +305,7 @@ class Backbone(nn.Module):
         self.center.copy_((total / max(1, count))[:, None, None])
 
 
-def _find_weights(spec: BackboneSpec) -> dict[str, Tensor] | None:
+def _find_weights(spec: TrunkSpec) -> dict[str, Tensor] | None:
     """The state dict that ``spec.weights`` names, or None for random weights."""
     if spec.weights == "none":
         return None
@@ -302,17 +348,19 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _build_trunk(spec: BackboneSpec, weights: dict[str, Tensor] | None) -> SmallTrunk | ResNetTrunk:
+def _build_trunk(spec: TrunkSpec, weights: dict[str, Tensor] | None, to_layer4: bool) -> SmallTrunk | ResNetTrunk:
     if spec.name == "small":
         return SmallTrunk()
-    # The project head reads strides 8 and 16 only; the decoder wants layer4 where the weights have it.
-    has_layer4 = weights is None or any(key.startswith("layer4.") for key in weights)
-    return ResNetTrunk(spec.name, "layer4" if spec.head == "upsample" and has_layer4 else "layer3")
+    has_layer4 = weights is None or any(key.removeprefix("trunk.").startswith("layer4.") for key in weights)
+    automatic = "layer4" if to_layer4 and has_layer4 else "layer3"
+    return ResNetTrunk(spec.name, automatic if spec.last == "auto" else spec.last)
 
 
-def _load(trunk: nn.Module, head: nn.Module, weights: dict[str, Tensor], spec: BackboneSpec) -> None:
+def _load(trunk: nn.Module, head: nn.Module | None, weights: dict[str, Tensor], spec: TrunkSpec) -> None:
     """Load trunk (and head, where the file has one); anything missing or of another shape is an error naming it."""
     for part, prefix in ((trunk, "trunk."), (head, "head.")):
+        if part is None:
+            continue
         own = part.state_dict()
         state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         if part is trunk:
@@ -320,6 +368,8 @@ def _load(trunk: nn.Module, head: nn.Module, weights: dict[str, Tensor], spec: B
         elif not state:
             continue
         missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+        if spec.last == "layer4" and not any(key.startswith("layer4.") for key in state):
+            missing = [key for key in missing if not key.startswith("layer4.")]  # asked for from random weights
         wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
         if missing or wrong:
             raise WeightsError(

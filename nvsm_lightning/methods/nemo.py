@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMes
 from nvsm_lightning.pose.solver import SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings
+from nvsm_lightning.training.optimizers import two_rates
 
 
 class NeMo(PoseMethod):
@@ -62,11 +62,11 @@ class NeMo(PoseMethod):
 
     def configure_optimizers(self) -> Any:
         """Adam with one learning rate for the trunk and one for the head; steps down at the milestones."""
-        trunk = [p for p in self.model.backbone.trunk.parameters() if p.requires_grad]
-        head = list(self.model.backbone.head.parameters())
-        groups = [{"params": trunk, "lr": self.learning_rate}, {"params": head, "lr": self.head_learning_rate}]
-        optimizer = torch.optim.Adam([group for group in groups if group["params"]], weight_decay=self.weight_decay)
-        return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, self.milestones, 0.2)]
+        backbone = self.model.backbone
+        rates = (self.learning_rate, self.head_learning_rate)
+        return two_rates(
+            backbone.trunk.parameters(), backbone.head.parameters(), *rates, self.weight_decay, self.milestones
+        )
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
         """The feature map."""

@@ -47,6 +47,11 @@ class MeshSpec:
     vertices: int = 1000
 
 
+def category_mesh(spec: MeshSpec, category: str) -> Mesh:
+    """The mesh that a spec asks for."""
+    return read_mesh(Path(spec.file)) if spec.file else category_cuboid(category, spec.vertices)
+
+
 @dataclass
 class BankSettings:
     """The vertex and clutter bank, with NeMo's values (§2.6).
@@ -74,7 +79,7 @@ class NeuralMesh(nn.Module):
         space: PoseSpace, solver: SolverSettings, engine: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__()
-        self.mesh: Mesh = read_mesh(Path(mesh.file)) if mesh.file else category_cuboid(category, mesh.vertices)
+        self.mesh: Mesh = category_mesh(mesh, category)
         self.backbone = Backbone(backbone)
         self.bank_settings, self.contrast, self.space, self.solver = bank, contrast, space, solver
         self.bank = FeatureBank(
