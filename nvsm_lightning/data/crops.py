@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from nvsm_lightning.data.record import Record
+from nvsm_lightning.data.turning import edges_after, turn
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.geometry.cameras import Camera
 
@@ -81,8 +82,12 @@ def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[T
         try:
             if record.turned:
                 picture = ImageOps.exif_transpose(picture)
+            edges = (0.0, 0.0, float(picture.size[0]), float(picture.size[1]))
+            if record.warp is not None and record.principal is not None:
+                edges = edges_after(picture.size, record.warp, record.principal)
+                picture = turn(picture, record.warp, FILL)
             scale, centre, camera = _window(picture.size, record, spec)
-            camera = replace(camera, frame=_frame(picture.size, scale, centre, spec))
+            camera = replace(camera, frame=_frame(edges, scale, centre, spec))
             return _resample(picture, scale, centre, spec), camera
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"Picture {image} cannot be decoded ({error}); replace it or remove it.") from error
@@ -113,10 +118,13 @@ def _window(size: tuple[int, int], record: Record, spec: CropSpec) -> tuple[floa
     return scale, ((x1 + x2) / 2, (y1 + y2) / 2), camera
 
 
-def _frame(size: tuple[int, int], scale: float, centre: tuple[float, float], spec: CropSpec) -> Float[Tensor, "1 4"]:
+def _frame(
+    edges: tuple[float, float, float, float], scale: float, centre: tuple[float, float], spec: CropSpec
+) -> Float[Tensor, "1 4"]:
     """Edges of the stored picture in crop pixels; beyond the window where it shows a part only."""
     x, y = spec.width / 2 - centre[0] * scale, spec.height / 2 - centre[1] * scale
-    return torch.tensor([[x, y, x + size[0] * scale, y + size[1] * scale]])
+    x1, y1, x2, y2 = (edge * scale for edge in edges)
+    return torch.tensor([[x + x1, y + y1, x + x2, y + y2]])
 
 
 def _resample(

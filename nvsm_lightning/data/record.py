@@ -31,6 +31,9 @@ class Record:
         box: (x1, y1, x2, y2) around the object in pixels of the stored picture.
         group: sequence or car id; for reports and for spreading the label draw, never for learning.
         turned: the stored picture is to be turned upright by its EXIF tag first (labels of data sets ignore the tag).
+        warp: the picture is first turned by this homography (see ``turning``); ``principal`` is then a pixel of the
+            turned picture.
+        occlusion: what the data set says hides the object, such as ``partly occluded``; for tables of contents.
     """
 
     image: Path
@@ -44,6 +47,8 @@ class Record:
     box: tuple[float, float, float, float] | None = None
     group: str = ""
     turned: bool = False
+    warp: tuple[float, float, float, float, float, float, float, float] | None = None
+    occlusion: str = ""
 
     @property
     def has_camera(self) -> bool:
