@@ -11,6 +11,7 @@ from PIL import Image
 from nvsm_lightning.bench.matching import CHANCE, FLOOR, Matches, Matching
 from nvsm_lightning.bench.matching_tables import Summary
 from nvsm_lightning.features.backbone import STRIDE, Backbone
+from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.matching.synthesis import synthesise
 from nvsm_lightning.pose.space import ANGLES
 from nvsm_lightning.report.callback import degrees, item_of, make_folder
@@ -103,15 +104,16 @@ def gallery(matching: Matching, matches: Matches, backbone: Backbone) -> Image.I
     model, mesh = matching.model, matching.model.mesh
     anchors = matching.anchor_features(backbone)
     pool, labelled = matching.data.pool_dataloader().dataset, matching.data.anchor_dataloader().dataset
-    maps = [matching.features(backbone, labelled[row]["image"][None].to(matching.device)) for row in
-            range(len(anchors.viewpoint))]  # fmt: skip
-    paint = Painter(torch.cat(maps))
+    sources = [labelled[row] for row in range(len(anchors.viewpoint))]
+    maps = torch.cat([matching.features(backbone, one["image"][None].to(matching.device)) for one in sources])
+    cameras = Camera.stack([one["camera"] for one in sources]).to(matching.device).scaled(1 / STRIDE)
+    paint = Painter(maps, cameras.shows((maps.shape[-2], maps.shape[-1])))  # the fill around a crop has no colour to it
     azimuths = [row for row, (angle, _) in enumerate(matching.shifts) if angle == "azimuth"]
     azimuths.sort(key=lambda row: matching.shifts[row][1])
     chosen = torch.linspace(0, len(azimuths) - 1, min(GALLERY_SHIFTS, len(azimuths))).round().long().tolist()
     pictures = []
     for number in range(min(matching.spec.gallery, len(anchors.viewpoint))):
-        anchor = labelled[number]
+        anchor = sources[number]
         for row in (azimuths[position] for position in chosen):
             index, error = int(matches.index[number, row, 0]), matches.error[number, row, 0]
             match, pose = item_of(pool, index), matching.poses[number, row]  # type: ignore[arg-type]

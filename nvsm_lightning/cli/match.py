@@ -209,10 +209,13 @@ class Experiment:
         name = getattr(data, "name", "data")
         spec = self.spec
         title = f"{name}: {spec.anchors} anchors, top {spec.top} of {len(data.pool)} pictures"
-        plot_features(each, media / "error_by_features.png", title)
-        trained = epochs_of(each, {path.stem for path in self.checkpoints})
-        if trained and not several:
+        trained = [] if several else epochs_of(each, {path.stem for path in self.checkpoints})
+        if trained:
             plot_epochs(trained, media / "error_by_epoch.png", title)
+        earlier = {
+            one.features for one in trained if 0 < (one.epochs or 0) < max(other.epochs or 0 for other in trained)
+        }
+        plot_features([one for one in each if one.features not in earlier], media / "error_by_features.png", title)
         content = {"dataset": name, "synthetic": bool(getattr(data, "synthetic", False)),
                    "azimuth_only": matching.azimuth_only, "seed": self.seed, "n_pool": len(data.pool),
                    "settings": dataclasses.asdict(spec), "rows": [dataclasses.asdict(one) for one in each],

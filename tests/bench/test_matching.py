@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from nvsm_lightning.bench.contenders import Contender
 from nvsm_lightning.bench.matching import CHANCE, FLOOR, Matches, Matching, MatchingSpec, score_shifts
 from nvsm_lightning.bench.matching_tables import markdown, match_table, summarise
+from nvsm_lightning.data.module import PoseData
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.geometry.cameras import Camera, canonical_camera, project
@@ -19,6 +20,7 @@ from nvsm_lightning.geometry.meshes import category_cuboid
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 from nvsm_lightning.matching.matcher import Anchors
 from nvsm_lightning.matching.synthesis import synthesise, vertex_features
+from nvsm_lightning.methods.neural_mesh import NeuralMesh
 from nvsm_lightning.render.renderer import FeatureRenderer
 
 SIZE = (16, 36)
@@ -96,24 +98,20 @@ def record(number, azimuth, group):
     return Record(None, f"{number:02d}.png", "car", "train", angles, group=group)
 
 
-class SmallData:
+class SmallData(PoseData):
     """The first view is the labelled one; the others are the pool."""
 
-    root = "here"
     azimuth_only = False
 
     def __init__(self, groups="abcde", azimuths=AZIMUTHS[1:]):
+        super().__init__("here")
         self.labelled = [record(0, AZIMUTHS[0], "a")]
         self.pool = [record(1 + n, *each) for n, each in enumerate(zip(azimuths, groups, strict=True))]
-
-    def pool_truth(self):
-        nothing = (math.nan,) * 3
-        return torch.tensor([one.viewpoint or nothing for one in self.pool])
 
 
 def matching(data=None, **settings):
     settings = {"anchors": 1, "azimuths_deg": [0.0, 30.0, 60.0], "elevations_deg": [], "thetas_deg": [], **settings}
-    return Matching(SimpleNamespace(), data or SmallData(), MatchingSpec(**settings), torch.device("cpu"))
+    return Matching(NeuralMesh.__new__(NeuralMesh), data or SmallData(), MatchingSpec(**settings), torch.device("cpu"))
 
 
 SCORES = torch.tensor([[[9.0, 5, 4, 3, 2], [9, 5, 4, 3, 2], [9, 1, 2, 3, 4]]])  # of pictures at 40 70 100 190 250
