@@ -50,7 +50,18 @@ class FeatureBank(nn.Module):
         portions = zip(vertex_features.tensor_split(parts), visible.tensor_split(parts), strict=True)
         sums = [((part * seen[..., None]).sum(0), seen.to(part).sum(0)) for part, seen in portions]
         total, count = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
-        batch = torch.tensor(float(len(vertex_features)), device=total.device)
+        self.move(total, count, len(vertex_features), noise)
+
+    @torch.no_grad()
+    def move(
+        self,
+        total: Float[Tensor, "vertex dim"],
+        count: Float[Tensor, " vertex"],
+        pictures: int,
+        noise: Float[Tensor, "noise dim"],
+    ) -> None:
+        """:meth:`update` from sums over the pictures that see a vertex."""
+        batch = torch.tensor(float(pictures), device=total.device)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for tensor in (total, count, batch):
                 torch.distributed.all_reduce(tensor)

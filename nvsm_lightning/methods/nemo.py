@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.methods.base import PoseMethod
@@ -32,6 +33,8 @@ class NeMo(PoseMethod):
         milestones: epochs after which both learning rates are multiplied by 0.2.
         mirror_average: at test time also solve the mirrored picture and keep the pose with the lower loss (symmetric
             categories).
+        oracle_subtype: with several meshes, tell the method the true subtype of a test picture where the data set has
+            it, as NeMo's own evaluation does; the name in tables says so. Default: try all, take the likeliest.
         engine: renderer engine: auto, torch, numba or nvdiffrast.
     """
 
@@ -51,6 +54,7 @@ class NeMo(PoseMethod):
         weight_decay: float = 1e-4,
         milestones: list[int] = [],  # noqa: B006
         mirror_average: bool = False,
+        oracle_subtype: bool = False,
         engine: str = "auto",
     ) -> None:
         super().__init__()
@@ -59,6 +63,9 @@ class NeMo(PoseMethod):
         self.milestones, self.mirror_average = list(milestones), mirror_average
         self.model = NeuralMesh(category, backbone, mesh, bank, contrast, space, solver, engine)
         self.mesh = self.model.mesh
+        self.oracle_subtype = oracle_subtype
+        if oracle_subtype:
+            self.name = f"{self.name}_oracle_subtype"
 
     def configure_optimizers(self) -> Any:
         """Adam with one learning rate for the trunk and one for the head; steps down at the milestones."""
@@ -74,10 +81,16 @@ class NeMo(PoseMethod):
 
     def estimate(self, batch: dict[str, Any]) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, " batch"]]:
         """Poses and losses by render-and-compare."""
-        estimate = self.model.estimate(batch["image"], batch["camera"])
+        subtype = batch.get("subtype") if self.oracle_subtype else None
+        estimate = self.model.estimate(batch["image"], batch["camera"], subtype)
         if self.mirror_average:
-            estimate = self.model.mirror_estimate(batch["image"], batch["camera"], estimate)
+            estimate = self.model.mirror_estimate(batch["image"], batch["camera"], estimate, subtype)
         return estimate.viewpoint, estimate.loss
+
+    def describe(self, batch: dict[str, Any]) -> Float[Tensor, "batch dim"]:
+        """What the network says of pictures, laid out over 2 x 4 fields: what `--data.anchors kmeans` groups by."""
+        feature_map = self.model.backbone.raw(self.transfer_batch_to_device(batch, self.device, 0)["image"])
+        return adaptive_avg_pool2d(feature_map, (2, 4)).flatten(1).float().cpu()
 
     def start_training(self, data: Any) -> None:
         """Before the first epoch: centre the features on the training pictures (no label used) and fill the bank from

@@ -2,26 +2,29 @@
 PyTorch.
 
 :class:`NeuralMesh` holds everything that NeMo and NVSM share and knows nothing of Lightning: its loss on labelled
-pictures, its bank and its pose estimate.
+pictures, its bank and its pose estimate. A category may have several meshes, one a subtype (NeMo's MultiCuboid and
+DownSample): then each has its own rows of the vertex bank, and all share backbone and clutter, so that likelihoods
+under different meshes compare.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import STRIDE, Backbone, BackboneSpec
 from nvsm_lightning.features.bank import FeatureBank
+from nvsm_lightning.geometry.cad import read_cad
 from nvsm_lightning.geometry.cameras import Camera, mirror_camera, project
-from nvsm_lightning.geometry.meshes import Mesh, category_cuboid, read_mesh
+from nvsm_lightning.geometry.meshes import Mesh, category_cuboid
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, rotation_from_viewpoint
 from nvsm_lightning.matching.synthesis import vertex_features
-from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, occlusion_map
+from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, occlusion_map, pose_loss
 from nvsm_lightning.pose.solver import PoseEstimate, SolverSettings, solve
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer
@@ -39,7 +42,8 @@ class MeshSpec:
     """Which mesh stands for the category.
 
     Attributes:
-        file: OFF or OBJ file in CAD units; empty = the category's cuboid.
+        file: OFF or OBJ file in CAD units, or a folder of them, one a subtype, as ``nvsm prepare mesh`` writes it (the
+            file's number is the subtype); empty = the category's cuboid.
         vertices: about how many vertices the cuboid has.
     """
 
@@ -48,8 +52,13 @@ class MeshSpec:
 
 
 def category_mesh(spec: MeshSpec, category: str) -> Mesh:
-    """The mesh that a spec asks for."""
-    return read_mesh(Path(spec.file)) if spec.file else category_cuboid(category, spec.vertices)
+    """The mesh that a spec asks for; of several subtypes the first."""
+    return next(iter(category_meshes(spec, category).values()))
+
+
+def category_meshes(spec: MeshSpec, category: str) -> dict[int, Mesh]:
+    """The meshes that a spec asks for, by subtype (``cad_index``, from 1)."""
+    return read_cad(Path(spec.file)) if spec.file else {1: category_cuboid(category, spec.vertices)}
 
 
 @dataclass
@@ -72,30 +81,37 @@ class BankSettings:
 class NeuralMesh(nn.Module):
     """Backbone, mesh and feature bank of one category; see the module docstring."""
 
-    near: Tensor
+    seen: Tensor
 
     def __init__(
         self, category: str, backbone: BackboneSpec, mesh: MeshSpec, bank: BankSettings, contrast: ContrastSettings,
         space: PoseSpace, solver: SolverSettings, engine: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__()
-        self.mesh: Mesh = category_mesh(mesh, category)
+        meshes = category_meshes(mesh, category)
+        self.meshes, self.mesh = list(meshes.values()), next(iter(meshes.values()))
+        self.subtypes = torch.tensor(list(meshes))  # of each mesh
+        counts = [len(each.vertices) for each in self.meshes]
+        self.rows = [slice(sum(counts[:number]), sum(counts[: number + 1])) for number in range(len(counts))]
         self.backbone = Backbone(backbone)
         self.bank_settings, self.contrast, self.space, self.solver = bank, contrast, space, solver
-        self.bank = FeatureBank(
-            len(self.mesh.vertices), backbone.dim, bank.clutter_size, bank.momentum, bank.legacy_update
-        )
-        self.register_buffer("near", near_vertices(self.mesh.vertices, contrast.near_distance), persistent=False)
+        self.bank = FeatureBank(sum(counts), backbone.dim, bank.clutter_size, bank.momentum, bank.legacy_update)
+        for number, each in enumerate(self.meshes):
+            near = near_vertices(each.vertices, contrast.near_distance)
+            self.register_buffer(f"near_{number}", near, persistent=False)
+        # A mesh that no picture has been read with has random features: it is never taken.
+        self.register_buffer("seen", torch.zeros(len(counts), dtype=torch.bool), persistent=len(counts) > 1)
         self.engine = engine
         self._renderers: dict[tuple[Any, ...], FeatureRenderer] = {}
 
-    def renderer(self, feature_map: Float[Tensor, "batch dim h w"]) -> FeatureRenderer:
-        """The renderer for maps of this size, on this device."""
-        key = (*feature_map.shape[-2:], feature_map.device)
+    def renderer(self, feature_map: Float[Tensor, "batch dim h w"], number: int = 0) -> FeatureRenderer:
+        """The renderer of mesh ``number`` for maps of this size, on this device."""
+        key = (number, *feature_map.shape[-2:], feature_map.device)
         if key not in self._renderers:
             # Lightning tests in inference mode; a copy made in it could never meet the solver's gradients.
             with torch.inference_mode(False):
-                mesh = Mesh(self.mesh.vertices.to(feature_map.device), self.mesh.faces.to(feature_map.device))
+                mesh = self.meshes[number]
+                mesh = Mesh(mesh.vertices.to(feature_map.device), mesh.faces.to(feature_map.device))
             self._renderers[key] = FeatureRenderer(mesh, (feature_map.shape[-2], feature_map.shape[-1]), self.engine)
         return self._renderers[key]
 
@@ -108,13 +124,17 @@ class NeuralMesh(nn.Module):
         return self.backbone(image)
 
     def read(
-        self, feature_map: Float[Tensor, "batch dim h w"], viewpoint: Float[Tensor, "batch 3"], camera: Camera
+        self,
+        feature_map: Float[Tensor, "batch dim h w"],
+        viewpoint: Float[Tensor, "batch 3"],
+        camera: Camera,
+        number: int = 0,
     ) -> tuple[Float[Tensor, "batch vertex dim"], Bool[Tensor, "batch vertex"]]:
-        """Features and visibility of the vertices at known poses, by the bank's way of reading; ``camera`` in map
-        pixels.
+        """Features and visibility of the vertices of mesh ``number`` at known poses, by the bank's way of reading;
+        ``camera`` in map pixels.
         """
         nearest = self.bank_settings.legacy_nearest
-        return vertex_features(feature_map, viewpoint, camera, self.renderer(feature_map), nearest)
+        return vertex_features(feature_map, viewpoint, camera, self.renderer(feature_map, number), nearest)
 
     def loss(self, batch: dict[str, Any], step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         """Contrastive loss of a labelled batch (§2.5) and, as a side effect, one bank update after the logits (§2.6).
@@ -130,40 +150,104 @@ class NeuralMesh(nn.Module):
         # Copies: the update below writes into the buffers that the backward pass still needs.
         means, clutter = self.bank.vertex.clone(), self.bank.clutter[: max(1, int(self.bank.clutter_filled))].clone()
         parts = self.backbone.spec.chunks(pictures)
-        read = [self._read_part({**batch, "order": order}, slice(part, None, parts)) for part in range(parts)]
-        pairs = torch.stack([(visible * weight[:, None]).sum() for _, visible, weight, _ in read])
-        shares = shares_of_pairs(pairs, world)
+        entries = [
+            entry
+            for part in range(parts)
+            for entry in self._read_part({**batch, "order": order}, slice(part, None, parts))
+        ]
+        pairs = torch.stack([(entry.visible * entry.weight[:, None]).sum() for entry in entries])
         main, background = means.new_zeros(()), means.new_zeros(())
-        for (vertex, visible, weight, noise), share in zip(read, shares, strict=True):
-            main = (
-                main
-                + share * contrastive_loss(vertex, visible, weight, means, clutter, self.near, self.contrast) / parts
-            )
-            background = background + background_loss(noise, means) / parts
-        vertex, visible, _, noise = (torch.cat(each) for each in zip(*read, strict=True))
-        self.bank.update(vertex.detach(), visible, noise.detach(), parts)
+        for entry, share in zip(entries, shares_of_pairs(pairs, world), strict=True):
+            own, near = means[self.rows[entry.number]], getattr(self, f"near_{entry.number}")
+            read = (entry.vertex, entry.visible, entry.weight)
+            main = main + share * contrastive_loss(*read, own, clutter, near, self.contrast) / len(entries)
+            background = background + entry.share * background_loss(entry.noise, own) / parts
+        self._update(entries, pictures, parts)
         total = main + self.contrast.background_weight * background
         return {"loss": total, "main": main.detach(), "background": background.detach()}
 
-    def _read_part(self, batch: dict[str, Any], part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Vertex features, visibility, weights and background features of some pictures of a batch."""
+    def _update(self, entries: "list[_Entry]", pictures: int, parts: int) -> None:
+        """One step of the bank."""
+        noise = torch.cat([entry.noise for entry in entries]).detach()
+        if len(self.meshes) == 1:
+            vertex, visible = (torch.cat(each) for each in zip(*((e.vertex, e.visible) for e in entries), strict=True))
+            self.bank.update(vertex.detach(), visible, noise, parts)
+            return
+        total, count = torch.zeros_like(self.bank.vertex), torch.zeros_like(self.bank.vertex[:, 0])
+        for entry in entries:
+            total[self.rows[entry.number]] += entry.vertex.detach().to(total).sum(0)  # zero where it is hidden
+            count[self.rows[entry.number]] += entry.visible.to(count).sum(0)
+        self.bank.move(total, count, pictures, noise)  # sums total and count over the processes
+        self._mark_seen(count)
+
+    def _mark_seen(self, count: Tensor) -> None:
+        self.seen |= torch.stack([(count[rows] > 0).any() for rows in self.rows])
+
+    def _read_part(self, batch: dict[str, Any], part: slice) -> "list[_Entry]":
+        """What the loss needs of some pictures of a batch, one entry a mesh."""
         # Autocast keeps the bf16 copies of the weights it has made and would add up their gradients in bf16.
         torch.clear_autocast_cache()
         viewpoint, camera = batch["viewpoint"][part], batch["camera"][part].scaled(1 / STRIDE)
         feature_map = self.features(batch["image"][part])
-        vertex, visible = self.read(feature_map, viewpoint, camera)
-        count = self.contrast.noise_per_image
-        return (
-            vertex,
-            visible,
-            batch["weight"][part],
-            self._background(feature_map, viewpoint, camera, count, batch["order"][part]),
-        )
+        subtype = batch["subtype"][part] if "subtype" in batch else None
+        order, entries = batch["order"][part].to(viewpoint.device), []
+        for number, of in self._by_mesh(feature_map, viewpoint, camera, subtype):
+            seen = feature_map[of], viewpoint[of], camera[of]
+            vertex, visible = self.read(*seen, number)
+            noise = self._background(*seen, self.contrast.noise_per_image, order[of], number)
+            share = len(seen[1]) / len(viewpoint)
+            entries.append(_Entry(number, vertex, visible, batch["weight"][part][of], noise, share))
+        return entries
+
+    @torch.no_grad()
+    def _by_mesh(
+        self,
+        feature_map: Float[Tensor, "batch dim h w"],
+        viewpoint: Float[Tensor, "batch 3"],
+        camera: Camera,
+        subtype: Int[Tensor, " batch"] | None,
+        filled: bool | None = None,
+    ) -> "list[tuple[int, slice | Tensor]]":
+        """(mesh, pictures that are read with it) at known poses: the mesh of the known subtype, else the likeliest.
+
+        While the bank is empty nothing is likely: a picture of unknown subtype is then read with every mesh.
+        """
+        if len(self.meshes) == 1:
+            return [(0, slice(None))]
+        number = self.numbers(subtype, len(viewpoint)).to(viewpoint.device)
+        if int(self.bank.clutter_filled) > 0 if filled is None else filled:
+            number = torch.where(number < 0, self.likeliest(feature_map, viewpoint, camera), number)
+        groups = [(mesh, ((number == mesh) | (number < 0)).nonzero()[:, 0]) for mesh in range(len(self.meshes))]
+        return [(mesh, of) for mesh, of in groups if len(of)]
+
+    def numbers(self, subtype: Int[Tensor, " batch"] | None, count: int) -> Int[Tensor, " batch"]:
+        """The mesh of each subtype (``cad_index``); -1 where it is unknown or has no mesh here."""
+        if subtype is None:
+            return torch.full((count,), -1)
+        same = subtype.cpu()[:, None] == self.subtypes
+        return torch.where(same.any(1), same.int().argmax(1), -1)
+
+    def trained(self) -> list[int]:
+        """The meshes that pictures were read with; the only mesh always."""
+        return [0] if len(self.meshes) == 1 else self.seen.nonzero()[:, 0].tolist()
+
+    def likeliest(
+        self, feature_map: Float[Tensor, "batch dim h w"], viewpoint: Float[Tensor, "batch 3"], camera: Camera
+    ) -> Int[Tensor, " batch"]:
+        """The mesh under which each picture is likeliest at a known pose; ``camera`` in map pixels."""
+        losses = []
+        for number in range(len(self.meshes)):
+            evidence = gather_evidence(feature_map, self._vertex(number), self.bank.clutter_mean, camera)
+            losses.append(pose_loss(evidence, viewpoint[:, None], self.renderer(feature_map, number))[:, 0])
+        return torch.stack(losses).masked_fill(~self.seen[:, None], torch.inf).argmin(0)
+
+    def _vertex(self, number: int) -> Float[Tensor, "vertex dim"]:
+        return self.bank.vertex[self.rows[number]]
 
     def _background(
-        self, feature_map: Tensor, viewpoint: Tensor, camera: Camera, count: int, order: Tensor
+        self, feature_map: Tensor, viewpoint: Tensor, camera: Camera, count: int, order: Tensor, number: int
     ) -> Float[Tensor, "noise dim"]:
-        renderer = self.renderer(feature_map)
+        renderer = self.renderer(feature_map, number)
         with torch.no_grad():
             uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint), camera)
             covered = renderer.fragments(uvz).mask
@@ -179,53 +263,104 @@ class NeuralMesh(nn.Module):
         total = torch.zeros_like(self.bank.vertex, dtype=torch.float64)
         count = torch.zeros(len(total), dtype=torch.float64, device=total.device)
         generator = torch.Generator().manual_seed(0)  # one for the whole pass: the draw depends on no batch size
+        filled = int(self.bank.clutter_filled) > 0
         for batch in batches:
             feature_map = self.features(batch["image"])
-            camera = batch["camera"].scaled(1 / STRIDE)
-            vertex, visible = self.read(feature_map, batch["viewpoint"], camera)
-            weight = visible.double() * batch["weight"][:, None]
-            total += (vertex * weight[..., None]).sum(0)  # no einsum: autocast would turn it into a bf16 product
-            count += weight.sum(0)
-            cells_each = 4 * self.contrast.noise_per_image
+            viewpoint, camera = batch["viewpoint"], batch["camera"].scaled(1 / STRIDE)
             order = torch.rand(len(feature_map), *feature_map.shape[-2:], generator=generator)
-            self.bank.push_clutter(self._background(feature_map, batch["viewpoint"], camera, cells_each, order))
+            for number, of in self._by_mesh(feature_map, viewpoint, camera, batch.get("subtype"), filled):
+                seen = feature_map[of], viewpoint[of], camera[of]
+                vertex, visible = self.read(*seen, number)
+                weight = visible.double() * batch["weight"][of][:, None]
+                # no einsum: autocast would turn it into a bf16 product
+                total[self.rows[number]] += (vertex * weight[..., None]).sum(0)
+                count[self.rows[number]] += weight.sum(0)
+                order_of = order[of.cpu() if isinstance(of, Tensor) else of]
+                self.bank.push_clutter(self._background(*seen, 4 * self.contrast.noise_per_image, order_of, number))
         self.bank.set_vertices(total.float(), count.float())
+        self._mark_seen(count)
 
     def evidence_of(
-        self, feature_map: Float[Tensor, "batch dim h w"], camera: Camera
+        self, feature_map: Float[Tensor, "batch dim h w"], camera: Camera, number: int = 0
     ) -> tuple[Evidence, FeatureRenderer]:
-        """Similarity table and clutter scores of feature maps against the bank; ``camera`` in crop pixels."""
-        tables = gather_evidence(feature_map, self.bank.vertex, self.bank.clutter_mean, camera.scaled(1 / STRIDE))
-        return tables, self.renderer(feature_map)
+        """Similarity table and clutter scores of feature maps against the bank of mesh ``number``; ``camera`` in crop
+        pixels.
+        """
+        tables = gather_evidence(feature_map, self._vertex(number), self.bank.clutter_mean, camera.scaled(1 / STRIDE))
+        return tables, self.renderer(feature_map, number)
+
+    def _all(self, feature_map: Tensor, camera: Camera) -> Iterator[tuple[Evidence, FeatureRenderer]]:
+        return (self.evidence_of(feature_map, camera, number) for number in range(len(self.meshes)))
 
     @torch.no_grad()
-    def estimate(self, image: Float[Tensor, "batch 3 height width"], camera: Camera) -> PoseEstimate:
-        """Pose of each picture by render-and-compare (§2.8); ``camera`` in crop pixels."""
-        evidence, renderer = self.evidence_of(self.features(image), camera)
-        return solve(evidence, self.space, renderer, self.solver)
+    def estimate(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        camera: Camera,
+        subtype: Int[Tensor, " batch"] | None = None,
+    ) -> PoseEstimate:
+        """Pose of each picture by render-and-compare (§2.8); ``camera`` in crop pixels.
+
+        With several meshes all that were trained are tried and the pose of the lowest loss is taken. Where ``subtype``
+        names one of them, that one alone counts: NeMo's protocol, which is told the true subtype.
+        """
+        feature_map = self.features(image)
+        found = [
+            solve(evidence, self.space, renderer, self.solver) for evidence, renderer in self._all(feature_map, camera)
+        ]
+        if len(found) == 1:
+            return found[0]
+        loss = torch.stack([each.loss for each in found])
+        given = self.numbers(subtype, len(image)).to(loss.device)
+        given = torch.where(self.seen[given], given, -1)
+        other = (given >= 0) & (given != torch.arange(len(found), device=loss.device)[:, None])
+        best = loss.masked_fill(other | ~self.seen[:, None], torch.inf).argmin(0)
+        pick = torch.arange(len(image), device=loss.device)
+        columns = zip(*((each.viewpoint, each.loss, each.start) for each in found), strict=True)
+        return PoseEstimate(*(torch.stack(column)[best, pick] for column in columns))
 
     @torch.no_grad()
     def occlusion(
         self, image: Float[Tensor, "batch 3 height width"], camera: Camera, viewpoint: Float[Tensor, "batch 3"]
     ) -> Float[Tensor, "batch h w"]:
-        """Occlusion map at a pose, see :func:`nvsm_lightning.pose.likelihood.occlusion_map`."""
-        evidence, renderer = self.evidence_of(self.features(image), camera)
-        return occlusion_map(evidence, viewpoint, renderer)
+        """Occlusion map at a pose, see :func:`nvsm_lightning.pose.likelihood.occlusion_map`; of several meshes the
+        likeliest.
+        """
+        feature_map = self.features(image)
+        best = self.likeliest(feature_map, viewpoint, camera.scaled(1 / STRIDE)) if len(self.meshes) > 1 else None
+        maps = [occlusion_map(evidence, viewpoint, renderer) for evidence, renderer in self._all(feature_map, camera)]
+        return maps[0] if best is None else torch.stack(maps)[best, torch.arange(len(best), device=best.device)]
 
     @torch.no_grad()
     def mirror_estimate(
-        self, image: Float[Tensor, "batch 3 height width"], camera: Camera, estimate: PoseEstimate
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        camera: Camera,
+        estimate: PoseEstimate,
+        subtype: Int[Tensor, " batch"] | None = None,
     ) -> PoseEstimate:
         """The better, by loss, of ``estimate`` and the pose of the mirrored picture mirrored back (§1.5):
         symmetric categories only.
         """
-        mirrored = self.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]))
+        mirrored = self.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]), subtype)
         better = mirrored.loss < estimate.loss
         return PoseEstimate(
             torch.where(better[:, None], mirror_viewpoint(mirrored.viewpoint), estimate.viewpoint),
             torch.minimum(mirrored.loss, estimate.loss),
             torch.where(better[:, None], mirror_viewpoint(mirrored.start), estimate.start),
         )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Pictures of one part of a batch, read with one mesh; ``share`` of the part."""
+
+    number: int
+    vertex: Float[Tensor, "picture vertex dim"]
+    visible: Bool[Tensor, "picture vertex"]
+    weight: Float[Tensor, " picture"]
+    noise: Float[Tensor, "noise dim"]
+    share: float
 
 
 def shares_of_pairs(pairs: Float[Tensor, " part"], world: int) -> Float[Tensor, " part"]:

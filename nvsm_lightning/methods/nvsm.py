@@ -9,7 +9,7 @@ from jaxtyping import Float
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from nvsm_lightning.errors import DataError
+from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.features.backbone import STRIDE
 from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
@@ -43,6 +43,8 @@ class NVSM(NeMo):
         super().__init__(**kwargs)
         self.save_hyperparameters()
         self.match_settings, self.selection = match, selection
+        if match.source == "anchors" and len(self.model.meshes) > 1:
+            raise ConfigError("model.match.source anchors works with one mesh; choose bank, or one mesh.")
         self.anchors: Anchors | None = None
         self.anchor_viewpoints: Tensor | None = None
         self.objective = ""
@@ -67,9 +69,18 @@ class NVSM(NeMo):
 
     def match(self, batch: dict[str, Any]) -> Float[Tensor, "batch 5"]:
         """Best pose, score and margin of unlabelled pictures (E-step); after ``start_matching``."""
+        feature_map = self.model.features(batch["image"])
+        rows = [self._match(feature_map, batch["camera"], number) for number in self.model.trained()]
+        if len(rows) == 1:
+            return rows[0]
+        stacked = torch.stack(rows)  # of several meshes the one with the best score
+        return stacked[stacked[..., 3].argmax(0), torch.arange(len(feature_map), device=feature_map.device)]
+
+    def _match(
+        self, feature_map: Float[Tensor, "batch dim h w"], cameras: Camera, number: int
+    ) -> Float[Tensor, "batch 5"]:
         model, settings = self.model, self.match_settings
-        feature_map = model.features(batch["image"])
-        evidence, renderer = model.evidence_of(feature_map, batch["camera"])
+        evidence, renderer = model.evidence_of(feature_map, cameras, number)
         grid = model.space.grid().to(feature_map)
         if self.anchors is not None:
             ring = math.radians(settings.anchor_ring_deg)
