@@ -37,7 +37,8 @@ class PoseData(LightningDataModule):
 
     Args:
         root: folder of the data set.
-        test_root: another folder of the same layout, whose whole content is then the test part.
+        test_root: another folder, of the same layout or made by ``nvsm prepare occluded``, whose whole content is then
+            the test part.
         test_on: part that the final table is measured on: "test", or "val" for choices among settings, with which the
             test pictures are left out altogether.
         folder: folder of pictures without labels for ``predict``.
@@ -112,6 +113,13 @@ class PoseData(LightningDataModule):
         """Every picture of the data set under ``root``; with ``test_only`` all labelled ones, as the test part."""
         raise NotImplementedError(f"{type(self).__name__} must override read()")
 
+    def read_test(self, root: Path) -> list[Record]:
+        """The test part from another folder: of this layout, or made by ``nvsm prepare occluded`` from any set."""
+        from nvsm_lightning.data.pose_csv import OCCLUSION_FILE, PoseCSV  # which is a PoseData itself
+
+        made = (root / OCCLUSION_FILE).is_file()
+        return (PoseCSV(str(root), category=self.category) if made else self).read(root, test_only=True)
+
     # ------------------------------------------------------------------ parts
 
     def setup(self, stage: str | None = None) -> None:
@@ -134,7 +142,7 @@ class PoseData(LightningDataModule):
         if self.test_on == "val":
             self.test = self.val
         elif self.test_root is not None:
-            self.test = self.read(existing(self.test_root, "--data.test_root"), test_only=True)
+            self.test = self.read_test(existing(self.test_root, "--data.test_root"))
         check_disjoint([*self.labelled, *self.pool], self.test)
         check_boxes([*self.labelled, *self.pool, *self.val, *self.test])
         if not self.val:
