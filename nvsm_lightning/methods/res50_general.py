@@ -27,6 +27,8 @@ class Res50General(PoseMethod):
         backbone: the network that reads pictures; its last stage is pooled.
         mesh: what overlays draw; the method knows no shape.
         bins: of each angle; odd.
+        rows: parts of the picture's height over which features are pooled; 1 = over all of it, as a ResNet does.
+        columns: parts of its width.
         legacy: read elevation and theta half a bin too low, as the reference code does.
         mirror_average: at test time average the scores with those of the mirrored picture, as the reference code does
             (symmetric categories).
@@ -44,6 +46,8 @@ class Res50General(PoseMethod):
         backbone: TrunkSpec = TrunkSpec(),  # noqa: B008
         mesh: MeshSpec = MeshSpec(),  # noqa: B008
         bins: int = 41,
+        rows: int = 1,
+        columns: int = 1,
         legacy: bool = False,
         mirror_average: bool = True,
         learning_rate: float = 1e-4,
@@ -57,7 +61,7 @@ class Res50General(PoseMethod):
         self.learning_rate, self.head_learning_rate, self.weight_decay = learning_rate, head_learning_rate, weight_decay
         self.milestones = list(milestones)
         self.mesh = category_mesh(mesh, category)
-        self.backbone = PooledTrunk(backbone)
+        self.backbone = PooledTrunk(backbone, (rows, columns))
         self.head = nn.Linear(self.backbone.dim, self.heads() * 3 * bins)
 
     def heads(self) -> int:
