@@ -20,7 +20,11 @@ READERS = {
     "stanford_cars": "StanfordCars",
     "csv": "PoseCSV",
     "pascal3d": "Pascal3D",
+    "occluded_pascal3d": "OccludedPascal3D",
+    "objectnet3d": "ObjectNet3D",
+    "kitti": "KITTI",
 }
+FULL_SIZE = ("pascal3d", "occluded_pascal3d", "objectnet3d")
 
 
 @pytest.fixture
@@ -62,9 +66,9 @@ def test_data_and_method_combine(parse, data, method):
     assert config["model"]["class_path"].rsplit(".", 1)[-1].lower() == method.replace("_", "")
     assert (config["trainer.em"].rounds > 0) == (method == "nvsm")
     assert config["data.init_args.labels"] == 7
-    network = {"toy": "small", "pascal3d": "resnet50"}.get(data, "resnet18")
+    network = "small" if data == "toy" else "resnet50" if data in FULL_SIZE else "resnet18"
     assert config["model.init_args.backbone"].name == network  # survives the change of the method
-    cuboid = {"toy": 400, "pascal3d": 1000}.get(data, 600)
+    cuboid = 400 if data == "toy" else 1000 if data in FULL_SIZE else 600
     assert config["model.init_args.mesh"].vertices == cuboid
     if "learning_rate" in config["model.init_args"]:
         assert config["model.init_args.learning_rate"] == (3e-4 if data == "toy" else 1e-4)

@@ -1,15 +1,15 @@
 """``nvsm prepare``: make the embedded set; say how another set must lie on disk, and check whether it does."""
 
 import importlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from nvsm_lightning.cli.main import did_you_mean, fail
-from nvsm_lightning.errors import DataError
+from nvsm_lightning.cli.prepare_check import check, explain
+
+__all__ = ["MAKERS", "SETS", "check", "explain", "help_text", "prepare_toy", "run"]
 
 # name: (reader, where it is had, layout below --root)
 SETS = {
@@ -17,6 +17,22 @@ SETS = {
         "Pascal3D",
         "https://cvgl.stanford.edu/projects/pascal3d.html (release 1.1)",
         "Images/car_imagenet/*.JPEG  Annotations/car_imagenet/*.mat  Image_sets/car_imagenet_{train,val}.txt  CAD/",
+    ),
+    "occluded-pascal3d": (
+        "OccludedPascal3D",
+        "https://github.com/Angtian/OccludedPASCAL3D",
+        "PASCAL3D+ in --root; in --data.occluded_root images/carFGL1_BGL1/*.JPEG  annotations/carFGL1_BGL1/*.npz  "
+        "lists/carFGL1_BGL1.txt ...",
+    ),
+    "objectnet3d": (
+        "ObjectNet3D",
+        "https://cvgl.stanford.edu/projects/objectnet3d/",
+        "Images/*.JPEG  Annotations/*.mat  Image_sets/{train,val,test}.txt  CAD/off/",
+    ),
+    "kitti": (
+        "KITTI",
+        "https://www.cvlibs.net/datasets/kitti/eval_object.php?obj_benchmark=2d (object detection)",
+        "training/image_2/*.png  training/label_2/*.txt  training/calib/*.txt  ImageSets/{train,val}.txt",
     ),
     "epfl-cars": (
         "EPFLCars",
@@ -49,19 +65,19 @@ def run(argv: Sequence[str]) -> int:
         return importlib.import_module(MAKERS[name]).run(words[1:])
     if name not in SETS:
         return fail(f"no data set {words[0]!r}.{did_you_mean(name, ['toy', *SETS])} `nvsm prepare --help` lists them.")
-    return explain(name, words[1:])
+    return explain(name, SETS[name], words[1:])
 
 
 def help_text() -> str:
     """What ``nvsm prepare --help`` prints."""
-    rows = "\n".join(f"  {name:<15}{where}" for name, (_, where, _) in SETS.items())
+    rows = "\n".join(f"  {name:<19}{where}" for name, (_, where, _) in SETS.items())
     return (
         "usage: nvsm prepare toy --root DIR [--seed N] [--train N] [--test N]\n"
         "       nvsm prepare occluded --from NAME --root DIR --level L1 --occluders DIR --out DIR\n"
         "       nvsm prepare NAME [--root DIR --check]\n\n"
         "toy is made on the spot: cars rendered by this package, in the layout of PASCAL3D+. Nothing is downloaded.\n"
         "For the others the command says where the data is had and how it must lie; --check reads it and counts.\n\n"
-        f"names:\n  toy            rendered cars, made here\n{rows}"
+        f"names:\n  toy                rendered cars, made here\n{rows}"
     )
 
 
@@ -79,51 +95,3 @@ def prepare_toy(words: Sequence[str]) -> int:
     make_toy(root, seed=options.seed, train=options.train, test=options.test)
     print(f"{options.train} train and {options.test} test pictures of rendered cars in {root}")
     return 0
-
-
-def explain(name: str, words: Sequence[str]) -> int:
-    """Print source and layout of a data set; with ``--check`` read it and count its pictures."""
-    reader, where, layout = SETS[name]
-    parser = ArgumentParser(prog=f"nvsm prepare {name}", description=f"{where}. Layout: {layout}")
-    parser.add_argument("--root", type=str, default="", help="Folder of the data set.")
-    parser.add_argument("--category", type=str, default="car", help="Object category.")
-    parser.add_argument("--labels", type=int, default=7, help="Labelled pictures to draw in the check.")
-    parser.add_argument("--check", action="store_true", help="Read it as `nvsm fit` would, and count.")
-    options = parser.parse_args(list(words))
-    if not options.check:
-        print(f"{name}: {where}\nlayout below --root:\n  {layout}\nthen: nvsm prepare {name} --root DIR --check")
-        return 0
-    if not options.root:
-        raise DataError(f"nvsm prepare {name} --check needs the folder: --root DIR")
-    import nvsm_lightning.data
-
-    data = getattr(nvsm_lightning.data, reader)(root=options.root, category=options.category, labels=options.labels)
-    for line in check(data):
-        print(line)
-    return 0
-
-
-def check(data: Any) -> list[str]:
-    """Read a data set as a fit would and count: parts, azimuths in eight sectors, cameras; one picture of each part is
-    decoded.
-
-    Args:
-        data: a ``PoseData`` that has not been set up.
-
-    Raises:
-        DataError: what a fit would meet.
-    """
-    data.setup("fit")
-    lines = [f"{data.name} in {data.root}: readable"]
-    for part in ("labelled", "pool", "val", "test"):
-        records = getattr(data, part)
-        known = [record for record in records if record.viewpoint is not None]
-        cameras = Counter("own camera" if r.has_camera else "box" if r.box else "whole picture" for r in records)
-        sectors = Counter(int(record.viewpoint[0] * 4 / 3.141592653589793 + 0.5) % 8 for record in known)
-        spread = " ".join(str(sectors[sector]) for sector in range(8))
-        kinds = ", ".join(f"{count} {kind}" for kind, count in cameras.items()) or "none"
-        lines.append(f"  {part:<9}{len(records):>6} pictures ({kinds}); azimuth 0 45 ... 315: {spread}")
-    if data.test:
-        shape = tuple(next(iter(data.test_dataloader()))["image"].shape[1:])
-        lines.append(f"  crops of {shape[1]} x {shape[2]} pixels")
-    return lines
