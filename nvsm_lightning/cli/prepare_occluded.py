@@ -34,7 +34,7 @@ from nvsm_lightning.report.gallery import contact_sheet
 
 READERS = {"toy": "ToyCars", **{name: row[0] for name, row in SETS.items()}}
 SHARES = ("object_share", "context_share", "visible_share")
-COLUMNS = ("file", "split", *ANGLES, "distance", *CAMERA, *BOX, "group", "category", "source", *SHARES, "region")
+COLUMNS = ("file", "split", *ANGLES, "distance", *CAMERA, *BOX, "group", "category", "cad_index", "source", *SHARES, "region")
 SHEET = 40  # pictures on the contact sheet
 QUALITY = 95  # of the JPEG files
 
@@ -199,6 +199,7 @@ def _row(record: Record, file: str, result: Occluded, kind: str) -> dict[str, ob
     row: dict[str, object] = {"file": file, "split": "test", "group": record.group, "category": record.category}
     row |= dict(zip(ANGLES, (round(math.degrees(angle), 6) for angle in record.viewpoint), strict=True))
     row["distance"] = record.distance
+    row["cad_index"] = record.subtype or ""
     if record.principal is not None:
         row |= dict(zip(CAMERA, (record.focal_px, *record.principal), strict=True))
     if record.box is not None:

@@ -223,6 +223,7 @@ def object_record(root: Path, image: Path, place: int, item: Item, view: View, p
         principal=view.principal,
         box=view.box,
         group=f"cad {item.cad_index}",
+        subtype=item.cad_index,
         occlusion=item.state,
     )
     return checked(record, f"Annotation of {image}, object {place + 1}")

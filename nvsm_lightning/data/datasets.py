@@ -23,7 +23,7 @@ class Batch(TypedDict):
 
     ``image`` is RGB in 0..1, not normalised; ``viewpoint`` is in radians, NaN where it is unknown or hidden; ``index``
     is the position in the part's list of records (training: labelled pictures first, then the pool); ``mirrored`` tells
-    mirror images.
+    mirror images; ``subtype`` is the ``cad_index`` of the annotation, 0 where it is unknown or hidden.
     """
 
     image: Float[Tensor, "batch 3 height width"]
@@ -32,6 +32,7 @@ class Batch(TypedDict):
     weight: Float[Tensor, " batch"]
     index: Int64[Tensor, " batch"]
     mirrored: Bool[Tensor, " batch"]
+    subtype: Int64[Tensor, " batch"]
 
 
 class CropMemory:
@@ -99,6 +100,7 @@ class PoseDataset(Dataset[Batch]):
         weight: of each entry.
         index: reported position of each entry.
         mirrored: entries to be shown as mirror images; ``viewpoint`` is that of the picture as stored.
+        subtype: ``cad_index`` of each entry; 0 = unknown or hidden.
         augmentation: what to do with a ``Draw``.
         symmetric: whether augmentation may mirror.
     """
@@ -111,6 +113,7 @@ class PoseDataset(Dataset[Batch]):
         weight: Float[Tensor, " entry"] | None = None,
         index: Int64[Tensor, " entry"] | None = None,
         mirrored: Bool[Tensor, " entry"] | None = None,
+        subtype: Int64[Tensor, " entry"] | None = None,
         augmentation: Augmentation | None = None,
         symmetric: bool = False,
     ) -> None:
@@ -118,6 +121,7 @@ class PoseDataset(Dataset[Batch]):
         self.crops, self.source, self.viewpoint = crops, source, viewpoint.float()
         self.weight = torch.ones(count) if weight is None else weight.float()
         self.index = source if index is None else index
+        self.subtype = torch.zeros(count, dtype=torch.int64) if subtype is None else subtype
         self.mirrored = torch.zeros(count, dtype=torch.bool) if mirrored is None else mirrored
         self.augmentation, self.symmetric = augmentation, symmetric
 
@@ -142,6 +146,7 @@ class PoseDataset(Dataset[Batch]):
             weight=self.weight[entry],
             index=self.index[entry],
             mirrored=torch.tensor(mirrored),
+            subtype=self.subtype[entry],
         )
 
 
@@ -154,6 +159,7 @@ def collate(items: list[Batch]) -> Batch:
         weight=torch.stack([item["weight"] for item in items]),
         index=torch.stack([item["index"] for item in items]),
         mirrored=torch.stack([item["mirrored"] for item in items]),
+        subtype=torch.stack([item["subtype"] for item in items]),
     )
 
 
@@ -174,4 +180,5 @@ def with_mirrors(dataset: PoseDataset, mirrored: bool) -> PoseDataset:
         weight=dataset.weight.repeat(2),
         index=dataset.index.repeat(2),
         mirrored=torch.arange(2 * count) >= count,
+        subtype=dataset.subtype.repeat(2),
     )

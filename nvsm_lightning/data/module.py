@@ -19,7 +19,7 @@ from nvsm_lightning.data.crops import CropSpec
 from nvsm_lightning.data.datasets import Batch, CropMemory, Crops, PoseDataset, collate, hidden, with_mirrors
 from nvsm_lightning.data.labels import draw_labels, read_label_list, write_label_list
 from nvsm_lightning.data.parts import assign_parts, check_boxes, check_disjoint, checksum, existing, limit_pool
-from nvsm_lightning.data.record import Record, viewpoints
+from nvsm_lightning.data.record import Record, subtypes, viewpoints
 from nvsm_lightning.data.sampling import DrawSampler, draw_weights
 from nvsm_lightning.errors import ConfigError, DataError
 
@@ -244,8 +244,8 @@ class PoseData(LightningDataModule):
 
     def anchor_dataloader(self) -> DataLoader[Batch]:
         """The labelled pictures in order, without augmentation, then (if ``mirror``) their mirror images."""
-        source = torch.arange(len(self.labelled))
-        anchors = PoseDataset(self._part_crops("train"), source, viewpoints(self.labelled))
+        source, known = torch.arange(len(self.labelled)), viewpoints(self.labelled)
+        anchors = PoseDataset(self._part_crops("train"), source, known, subtype=subtypes(self.labelled))
         return self._loader(with_mirrors(anchors, self.mirror))
 
     def pool_dataloader(self, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
@@ -326,6 +326,7 @@ class PoseData(LightningDataModule):
             torch.cat((torch.arange(count), count + index)),
             torch.cat((viewpoints(self.labelled), viewpoint)),
             weight=torch.cat((torch.ones(count), weight)),
+            subtype=torch.cat((subtypes(self.labelled), torch.zeros_like(index))),  # that of the pool is hidden
             augmentation=self.augment,
             symmetric=self.mirror,
         )
@@ -342,7 +343,8 @@ class PoseData(LightningDataModule):
                 )
 
     def _part(self, part: str, records: list[Record]) -> DataLoader[Batch]:
-        dataset = PoseDataset(self._part_crops(part), torch.arange(len(records)), viewpoints(records))
+        source, known = torch.arange(len(records)), subtypes(records)  # known to methods that are told, and say so
+        dataset = PoseDataset(self._part_crops(part), source, viewpoints(records), subtype=known)
         return self._loader(self._share(dataset, range(len(dataset))))
 
     def _place(self) -> tuple[int, int]:

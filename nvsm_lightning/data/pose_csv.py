@@ -34,6 +34,7 @@ class PoseCSV(PoseData):
       labelled rows that were not drawn, half become val and half test if there are unlabelled rows for the pool,
       otherwise 80 % pool, 10 % val, 10 % test (by a hash of the file name: the same whatever the label seed).
     - optional ``group``: car or sequence id.
+    - optional ``cad_index``: subtype, the number from 1 of the mesh nearest to the object; empty = not known.
     - optional ``category``: rows of other categories than ``--data.category`` are left out.
 
     Args:
@@ -81,6 +82,9 @@ class PoseCSV(PoseData):
         angles = _numbers(row, ANGLES, where)
         camera = _numbers(row, CAMERA, where)
         distance = _numbers(row, ("distance",), where)
+        subtype = _numbers(row, ("cad_index",), where)
+        if subtype is not None and (subtype[0] < 0 or subtype[0] != int(subtype[0])):
+            raise DataError(f"{where}: cad_index {row['cad_index']!r} is no number of a mesh; correct or empty it.")
         split = row.get("split", "").lower()
         if split not in (*PARTS, ""):
             raise DataError(f"{where}: split {split!r} is not one of {', '.join(PARTS)}.")
@@ -102,6 +106,7 @@ class PoseCSV(PoseData):
             principal=None if camera is None else (camera[1], camera[2]),
             box=_numbers(row, BOX, where),  # type: ignore[arg-type]
             group=row.get(self.group_column, ""),
+            subtype=0 if subtype is None else int(subtype[0]),
         )
         check_record(record, where)
         return record

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jaxtyping import Float
-from torch import Tensor, tensor
+from jaxtyping import Float, Int64
+from torch import Tensor, int64, tensor
 
 from nvsm_lightning.errors import DataError
 
@@ -34,6 +34,7 @@ class Record:
         warp: the picture is first turned by this homography (see ``turning``); ``principal`` is then a pixel of the
             turned picture.
         occlusion: what the data set says hides the object, such as ``partly occluded``; for tables of contents.
+        subtype: ``cad_index``, the number from 1 of the CAD model nearest to the object; 0 = not known.
     """
 
     image: Path
@@ -49,6 +50,7 @@ class Record:
     turned: bool = False
     warp: tuple[float, float, float, float, float, float, float, float] | None = None
     occlusion: str = ""
+    subtype: int = 0
 
     @property
     def has_camera(self) -> bool:
@@ -60,6 +62,11 @@ def viewpoints(records: Iterable[Record]) -> Float[Tensor, "record 3"]:
     """The labels of the records in radians, NaN where there is none."""
     rows = [record.viewpoint or (math.nan,) * 3 for record in records]
     return tensor(rows).reshape(-1, 3)
+
+
+def subtypes(records: Iterable[Record]) -> Int64[Tensor, " record"]:
+    """The subtypes of the records, 0 where there is none."""
+    return tensor([record.subtype for record in records], dtype=int64)
 
 
 def check_record(record: Record, where: str) -> None:
