@@ -1,6 +1,7 @@
 """Augmentation of a crop together with its camera and viewpoint, a few milliseconds a picture."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,9 @@ from nvsm_lightning.geometry.viewpoints import mirror_viewpoint
 RGB_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 YIQ_TO_RGB = torch.linalg.inv(RGB_TO_YIQ)
 
+# (picture, camera, viewpoint, generator) -> the picture with something pasted on it
+Occluder = Callable[[UInt8[Tensor, "3 height width"], Camera, Float[Tensor, "3"], Generator], Tensor]
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -32,6 +36,8 @@ class Augmentation:
         scale: resize factor drawn from 1 +- this, camera included.
         shift: shift in pixels of up to this much either way along both axes, camera included.
         erase: probability that a rectangle of 2-15 % of the picture is covered by noise.
+        paste: probability that a piece of another training picture, 5-35 % of the object's area, covers some of the
+            object.
     """
 
     mirror: float = 0.5
@@ -43,9 +49,10 @@ class Augmentation:
     scale: float = 0.15
     shift: float = 8.0
     erase: float = 0.2
+    paste: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("mirror", "grayscale", "erase", "brightness", "contrast", "saturation"):
+        for name in ("mirror", "grayscale", "erase", "paste", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"augment.{name} must lie in 0..1; got {getattr(self, name)}.")
         if not 0 <= self.scale < 1 or self.shift < 0 or self.hue_deg < 0:
@@ -59,6 +66,7 @@ def augment(
     settings: Augmentation,
     generator: Generator,
     symmetric: bool,
+    occluder: Occluder | None = None,
 ) -> tuple[Float[Tensor, "3 height width"], Camera, Float[Tensor, "3"]]:
     """A changed copy in 0..1, with the camera and viewpoint (radians) of what is now seen; all draws from
     ``generator``.
@@ -70,11 +78,14 @@ def augment(
         settings: how much to change.
         generator: its state alone decides the result.
         symmetric: whether the object is left-right symmetric, so that it may be mirrored.
+        occluder: pastes a piece of another picture; without it nothing is pasted.
     """
     # One draw for all decisions: the stream does not depend on which of them are used.
     u = torch.rand(16, generator=generator)
     if symmetric and u[0] < settings.mirror:
         crop, camera, viewpoint = crop.flip(-1), mirror_camera(camera, crop.shape[-1]), mirror_viewpoint(viewpoint)
+    if occluder is not None and u[14] < settings.paste:
+        crop = occluder(crop, camera, viewpoint, generator)
     signed = 2 * u - 1
     picture, camera = _zoom(
         crop,

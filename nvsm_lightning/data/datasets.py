@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TypedDict
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 from nvsm_lightning.data.augment import Augmentation, augment
 from nvsm_lightning.data.crops import CropSpec, canonical_crop
+from nvsm_lightning.data.paste import paste
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.data.sampling import Draw
 from nvsm_lightning.errors import DataError
@@ -103,6 +105,7 @@ class PoseDataset(Dataset[Batch]):
         subtype: ``cad_index`` of each entry; 0 = unknown or hidden.
         augmentation: what to do with a ``Draw``.
         symmetric: whether augmentation may mirror.
+        extent: sides of the object's cuboid in CAD units, which say how large a pasted piece is and where it goes.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class PoseDataset(Dataset[Batch]):
         subtype: Int64[Tensor, " entry"] | None = None,
         augmentation: Augmentation | None = None,
         symmetric: bool = False,
+        extent: tuple[float, float, float] = (0.5, 0.5, 0.5),
     ) -> None:
         count = len(source)
         self.crops, self.source, self.viewpoint = crops, source, viewpoint.float()
@@ -123,7 +127,7 @@ class PoseDataset(Dataset[Batch]):
         self.index = source if index is None else index
         self.subtype = torch.zeros(count, dtype=torch.int64) if subtype is None else subtype
         self.mirrored = torch.zeros(count, dtype=torch.bool) if mirrored is None else mirrored
-        self.augmentation, self.symmetric = augmentation, symmetric
+        self.augmentation, self.symmetric, self.extent = augmentation, symmetric, extent
 
     def __len__(self) -> int:
         return len(self.source)
@@ -138,7 +142,8 @@ class PoseDataset(Dataset[Batch]):
             image = crop.float() / 255
         else:
             generator = Generator().manual_seed(seed)
-            image, camera, viewpoint = augment(crop, camera, viewpoint, self.augmentation, generator, self.symmetric)
+            settings = (self.augmentation, generator, self.symmetric, partial(self._paste, entry))
+            image, camera, viewpoint = augment(crop, camera, viewpoint, *settings)
         return Batch(
             image=image,
             camera=camera,
@@ -148,6 +153,19 @@ class PoseDataset(Dataset[Batch]):
             mirrored=torch.tensor(mirrored),
             subtype=self.subtype[entry],
         )
+
+    def _paste(
+        self,
+        entry: int,
+        crop: UInt8[Tensor, "3 height width"],
+        camera: Camera,
+        viewpoint: Float[Tensor, "3"],
+        generator: Generator,
+    ) -> UInt8[Tensor, "3 height width"]:
+        """The crop with a piece of any other entry's picture on it (of its own, if there is no other)."""
+        further = int(torch.randint(max(1, len(self) - 1), (), generator=generator))
+        donor = self.crops[int(self.source[(entry + 1 + further) % len(self)])]
+        return paste(crop, camera, viewpoint, *donor, self.extent, generator)
 
 
 def collate(items: list[Batch]) -> Batch:

@@ -22,6 +22,7 @@ from nvsm_lightning.data.parts import assign_parts, check_boxes, check_disjoint,
 from nvsm_lightning.data.record import Record, subtypes, viewpoints
 from nvsm_lightning.data.sampling import DrawSampler, draw_weights
 from nvsm_lightning.errors import ConfigError, DataError
+from nvsm_lightning.geometry.meshes import CATEGORY_EXTENT
 
 AZIMUTH_BINS = 12
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -329,6 +330,7 @@ class PoseData(LightningDataModule):
             subtype=torch.cat((subtypes(self.labelled), torch.zeros_like(index))),  # that of the pool is hidden
             augmentation=self.augment,
             symmetric=self.mirror,
+            extent=CATEGORY_EXTENT.get(self.category, (0.5, 0.5, 0.5)),
         )
 
     def _decode_labelled_parts(self, stage: str | None) -> None:
