@@ -6,13 +6,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.methods.base import PoseMethod
 from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMesh
 from nvsm_lightning.pose.solver import SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings
-from nvsm_lightning.training.optimizers import two_rates
+from nvsm_lightning.training.optimizers import stage_rates
 
 
 class NeMo(PoseMethod):
@@ -29,6 +30,8 @@ class NeMo(PoseMethod):
         solver: how a pose is found.
         learning_rate: of Adam, for the pretrained trunk.
         head_learning_rate: of Adam, for the head, which starts from nothing.
+        layer_decay: every stage of the trunk learns at so many times the rate of the stage above it; the topmost one at
+            learning_rate. 1: all at the same rate.
         weight_decay: of Adam.
         milestones: epochs after which both learning rates are multiplied by 0.2.
         mirror_average: at test time also solve the mirrored picture and keep the pose with the lower loss (symmetric
@@ -51,6 +54,7 @@ class NeMo(PoseMethod):
         solver: SolverSettings = SolverSettings(),  # noqa: B008
         learning_rate: float = 1e-4,
         head_learning_rate: float = 1e-3,
+        layer_decay: float = 1.0,
         weight_decay: float = 1e-4,
         milestones: list[int] = [],  # noqa: B006
         mirror_average: bool = False,
@@ -59,6 +63,9 @@ class NeMo(PoseMethod):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if not 0 < layer_decay <= 1:
+            raise ConfigError(f"model.layer_decay must lie above 0 and not above 1; got {layer_decay}.")
+        self.layer_decay = layer_decay
         self.learning_rate, self.head_learning_rate, self.weight_decay = learning_rate, head_learning_rate, weight_decay
         self.milestones, self.mirror_average = list(milestones), mirror_average
         self.model = NeuralMesh(category, backbone, mesh, bank, contrast, space, solver, engine)
@@ -68,12 +75,10 @@ class NeMo(PoseMethod):
             self.name = f"{self.name}_oracle_subtype"
 
     def configure_optimizers(self) -> Any:
-        """Adam with one learning rate for the trunk and one for the head; steps down at the milestones."""
-        backbone = self.model.backbone
+        """Adam with learning rates for trunk (falling by ``layer_decay``) and head; steps down at the milestones."""
+        trunk, head = self.model.backbone.trunk, self.model.backbone.head.parameters()
         rates = (self.learning_rate, self.head_learning_rate)
-        return two_rates(
-            backbone.trunk.parameters(), backbone.head.parameters(), *rates, self.weight_decay, self.milestones
-        )
+        return stage_rates(trunk, head, *rates, self.weight_decay, self.milestones, self.layer_decay)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
         """The feature map."""
@@ -88,9 +93,9 @@ class NeMo(PoseMethod):
         return estimate.viewpoint, estimate.loss
 
     def describe(self, batch: dict[str, Any]) -> Float[Tensor, "batch dim"]:
-        """What the network says of pictures, laid out over 2 x 4 fields: what `--data.anchors kmeans` groups by."""
+        """What the network says of pictures, laid out over 4 x 8 fields: what `--data.anchors kmeans` groups by."""
         feature_map = self.model.backbone.raw(self.transfer_batch_to_device(batch, self.device, 0)["image"])
-        return adaptive_avg_pool2d(feature_map, (2, 4)).flatten(1).float().cpu()
+        return adaptive_avg_pool2d(feature_map, (4, 8)).flatten(1).float().cpu()
 
     def start_training(self, data: Any) -> None:
         """Before the first epoch: centre the features on the training pictures (no label used) and fill the bank from

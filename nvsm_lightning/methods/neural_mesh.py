@@ -10,7 +10,7 @@ under different meshes compare.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -70,12 +70,15 @@ class BankSettings:
         clutter_size: background features kept.
         legacy_update: divide by the batch size instead of the visible count, as NeMo's code does.
         legacy_nearest: read the cell a vertex falls into instead of interpolating.
+        refill: when it is set anew to the mean features of a whole pass: "each_round" (before training and after every
+            E-step) or "once" (before training only; from there on it is moved by momentum alone).
     """
 
     momentum: float = 0.9
     clutter_size: int = 2560
     legacy_update: bool = False
     legacy_nearest: bool = False
+    refill: Literal["each_round", "once"] = "each_round"
 
 
 class NeuralMesh(nn.Module):

@@ -92,8 +92,7 @@ class NVSM(NeMo):
         return match_pictures(evidence, losses, model.space, renderer, self.objective, settings.steps, rival)
 
     def finish_matching(self, round: int, rows: Float[Tensor, "pool 5"], data: Any) -> None:
-        """Choose the pseudo labels, hand them to the data, write them down,
-        and set the bank from labelled and pseudo-labelled pictures.
+        """Choose the pseudo labels, hand them to the data, write them down, and refill the bank.
 
         What was found for every pool picture stays in ``matches`` for reports until the next E-step: viewpoint
         [pool, 3], score, margin, rank and kept [pool].
@@ -114,7 +113,12 @@ class NVSM(NeMo):
         }  # fmt: skip
         data.accept(round, labels.index, labels.viewpoint, torch.ones(len(labels)))
         self._report(labels, rows[:, :3], data)
-        self.fill_bank(data.labelled_and_pseudo_dataloader(limit=BANK_PICTURES))
+        self.refill_bank(data)
+
+    def refill_bank(self, data: Any) -> None:
+        """Set the bank from labelled and pseudo-labelled pictures, unless ``bank.refill`` is "once"."""
+        if self.model.bank_settings.refill == "each_round":
+            self.fill_bank(data.labelled_and_pseudo_dataloader(limit=BANK_PICTURES))
 
     def _report(self, labels: PseudoLabels, viewpoint: Float[Tensor, "pool 3"], data: Any) -> None:
         """CSV, log entries and one line; the hidden truth of the pool serves here and nowhere else."""

@@ -19,9 +19,35 @@ def two_rates(
 
     Frozen parameters are left out. In the form of Lightning's ``configure_optimizers``.
     """
+    return _adam([(trunk, trunk_rate), (head, head_rate)], weight_decay, milestones)
+
+
+def stage_rates(
+    trunk: nn.Module,
+    head: Iterable[nn.Parameter],
+    trunk_rate: float,
+    head_rate: float,
+    weight_decay: float,
+    milestones: list[int],
+    layer_decay: float,
+) -> Any:
+    """:func:`two_rates`, but every stage of the trunk (``conv1`` with its norm, ``layer1``, ...) has ``layer_decay``
+    times the rate of the stage above it; the topmost one has ``trunk_rate``.
+    """
+    if layer_decay == 1:
+        return two_rates(trunk.parameters(), head, trunk_rate, head_rate, weight_decay, milestones)
+    stages: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in trunk.named_parameters():
+        stage = name.split(".")[0].replace("bn1", "conv1")  # torchvision's name of the norm of the first stage
+        stages.setdefault(stage, []).append(parameter)
+    top = len(stages) - 1
+    groups = [(stage, trunk_rate * layer_decay ** (top - below)) for below, stage in enumerate(stages.values())]
+    return _adam([*groups, (head, head_rate)], weight_decay, milestones)
+
+
+def _adam(parts: list[tuple[Iterable[nn.Parameter], float]], weight_decay: float, milestones: list[int]) -> Any:
     groups = [
-        {"params": [parameter for parameter in part if parameter.requires_grad], "lr": rate}
-        for part, rate in ((trunk, trunk_rate), (head, head_rate))
+        {"params": [parameter for parameter in part if parameter.requires_grad], "lr": rate} for part, rate in parts
     ]
     optimizer = torch.optim.Adam([group for group in groups if group["params"]], weight_decay=weight_decay)
     return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.2)]

@@ -13,6 +13,7 @@ from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings
 from nvsm_lightning.methods import NVSM, NeMo
+from nvsm_lightning.methods.neural_mesh import BankSettings
 from nvsm_lightning.training.schedule import EMSchedule
 
 EM = EMSchedule(rounds=2, epochs_per_round=1)
@@ -201,3 +202,12 @@ def test_two_processes_train_the_model_that_one_trains(
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name
         assert torch.equal(first[name], value), name
+
+
+@pytest.mark.parametrize(("refill", "passes"), [("each_round", 3), ("once", 1)])
+def test_the_bank_is_refilled_after_each_e_step_or_once(make_method, make_data, make_trainer, refill, passes) -> None:
+    method, sizes = make_method(bank=BankSettings(clutter_size=64, refill=refill)), []
+    fill = method.fill_bank
+    method.fill_bank = lambda loader: (sizes.append(len(loader.dataset)), fill(loader))
+    make_trainer(EM).fit(method, make_data())
+    assert len(sizes) == passes and sizes[0] == 8 and all(size > 8 for size in sizes[1:])  # labelled pictures first

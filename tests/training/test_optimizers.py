@@ -1,0 +1,56 @@
+"""Learning rates of the parts of a network; that of the methods is tested with them."""
+
+import pytest
+import torch
+
+from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.features.backbone import Backbone, BackboneSpec
+from nvsm_lightning.training.optimizers import stage_rates
+
+
+def rates_of(backbone: Backbone, layer_decay: float) -> dict[str, float]:
+    """Learning rate of every parameter that trains."""
+    [optimizer], _ = stage_rates(backbone.trunk, backbone.head.parameters(), 1e-4, 1e-2, 1e-3, [], layer_decay)
+    names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    found = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in optimizer.param_groups)
+    assert all(group["weight_decay"] == 1e-3 for group in optimizer.param_groups)
+    return found
+
+
+@pytest.mark.parametrize(("name", "head"), [("small", "project"), ("resnet18", "project"), ("resnet18", "upsample")])
+def test_the_rate_falls_from_stage_to_stage_and_every_parameter_has_one(name, head) -> None:
+    torch.manual_seed(0)
+    last = "layer4" if head == "upsample" else "layer3"
+    backbone = Backbone(BackboneSpec(name=name, head=head, dim=16, last=last))
+    rates = rates_of(backbone, 0.5)
+    assert rates.keys() == {name for name, _ in backbone.named_parameters()}
+    top = int(last[-1])
+    for parameter, rate in rates.items():
+        part, stage = parameter.split(".")[:2]
+        distance = top if stage in ("conv1", "bn1") else top - int(stage[-1]) if part == "trunk" else None
+        assert rate == pytest.approx(1e-2 if distance is None else 1e-4 * 0.5**distance), parameter
+
+
+def test_frozen_stages_are_left_out_and_still_count() -> None:
+    rates = rates_of(Backbone(BackboneSpec(name="resnet18", dim=16, frozen=["conv1", "layer3"])), 0.5)
+    assert {name.split(".")[1] for name in rates if name.startswith("trunk")} == {"layer1", "layer2"}
+    assert all(rate == pytest.approx(5e-5) for name, rate in rates.items() if "layer2" in name)
+
+
+def test_without_decay_the_groups_are_trunk_and_head() -> None:
+    backbone = Backbone(BackboneSpec(name="small", dim=16))
+    [optimizer], _ = stage_rates(backbone.trunk, backbone.head.parameters(), 1e-4, 1e-2, 0.0, [], 1.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 1e-2]
+
+
+def test_a_method_hands_its_decay_on_and_refuses_a_senseless_one() -> None:
+    from nvsm_lightning.methods import NeMo
+    from nvsm_lightning.methods.neural_mesh import MeshSpec
+
+    spec = {"backbone": BackboneSpec(name="small", dim=16), "mesh": MeshSpec(vertices=80)}
+    [optimizer], _ = NeMo(learning_rate=1e-4, layer_decay=0.5, **spec).configure_optimizers()
+    assert [group["lr"] for group in optimizer.param_groups] == [1.25e-5, 2.5e-5, 5e-5, 1e-4, 1e-3]
+    for bad in (0.0, -0.5, 1.5):
+        with pytest.raises(ConfigError, match="layer_decay"):
+            NeMo(layer_decay=bad, **spec)
