@@ -7,6 +7,7 @@ from typing import TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
@@ -45,7 +46,11 @@ class CropMemory:
     """
 
     def __init__(self, megabytes: float) -> None:
-        self.left = megabytes * 1e6
+        self.left = self.size = megabytes * 1e6
+
+    def clear(self) -> None:
+        """All of it is left again: the crops are gone."""
+        self.left = self.size
 
     def take(self, size: int) -> bool:
         """Whether ``size`` bytes are left; if so, they are taken."""
@@ -81,15 +86,39 @@ class Crops:
             self._kept[index] = crop
         return crop
 
-    def damaged(self, indices: Sequence[int]) -> dict[int, str]:
-        """Decode the pictures now; returns {index: reason} of those that cannot be."""
+    def damaged(self, indices: Sequence[int], rank: int = 0, world: int = 1) -> dict[int, str]:
+        """Decode the pictures now; returns {index: reason} of those that cannot be. ``world`` processes share the work
+        and all get the result."""
         reasons = {}
-        for index in indices:
+        for index in indices[rank::world]:
             try:
                 self[index]
             except DataError as error:
                 reasons[index] = str(error)
+        if world > 1:
+            found: list[dict[int, str]] = [{}] * world
+            torch.distributed.all_gather_object(found, reasons)
+            reasons = dict(sorted(item for part in found for item in part.items()))
         return reasons
+
+    def usable(
+        self, positions: Sequence[int], what: str, rank: int = 0, world: int = 1
+    ) -> tuple[list[int], list[tuple[str, str]]]:
+        """The positions that can be decoded, and (key, reason) of the others, which are counted and warned of.
+
+        Raises:
+            DataError: none is left.
+        """
+        damaged = self.damaged(positions, rank, world)
+        if damaged:
+            listed = "\n  ".join(list(damaged.values())[:10])
+            rank_zero_warn(f"{len(damaged)} of {len(positions)} {what} are damaged and skipped:\n  {listed}")
+        if len(damaged) == len(positions):
+            raise DataError(
+                f"None of the {len(positions)} {what} can be read; the first: {next(iter(damaged.values()))}"
+            )
+        skipped = [(self.records[position].key, reason) for position, reason in damaged.items()]
+        return [position for position in positions if position not in damaged], skipped
 
 
 class PoseDataset(Dataset[Batch]):

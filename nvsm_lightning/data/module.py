@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,18 +13,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from nvsm_lightning.data import parts
+from nvsm_lightning.data.anchors import check_way, choose_anchors, describe_pictures
 from nvsm_lightning.data.augment import Augmentation
 from nvsm_lightning.data.crops import CropSpec
 from nvsm_lightning.data.datasets import Batch, CropMemory, Crops, PoseDataset, collate, hidden, with_mirrors
-from nvsm_lightning.data.labels import draw_labels, read_label_list, write_label_list
-from nvsm_lightning.data.parts import assign_parts, check_boxes, check_disjoint, checksum, existing, limit_pool
+from nvsm_lightning.data.labels import write_label_list
 from nvsm_lightning.data.record import Record, subtypes, viewpoints
 from nvsm_lightning.data.sampling import DrawSampler, draw_weights
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.geometry.meshes import CATEGORY_EXTENT
 
 AZIMUTH_BINS = 12
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class PoseData(LightningDataModule):
@@ -46,7 +45,9 @@ class PoseData(LightningDataModule):
         category: object category.
         labels: number of labelled pictures, drawn from the train part.
         label_list: file of keys, one a line, whose first ``labels`` are the labelled pictures (as written by an earlier
-            run).
+            run); the same as ``anchors`` manual:FILE.
+        anchors: which pictures are labelled: "spread" (over azimuth and groups, as a person would choose), "random",
+            "kmeans" (by features of the untrained network, without any label) or "manual:FILE".
         label_seed: seed of the label draw; by default that of --seed_everything.
         crop: shape and scale of the crops.
         mirror: the category is left-right symmetric: mirror images of labelled pictures are labels for free.
@@ -72,6 +73,7 @@ class PoseData(LightningDataModule):
         category: str = "car",
         labels: int = 7,
         label_list: str | None = None,
+        anchors: str = "spread",
         label_seed: int | None = None,
         crop: CropSpec = CropSpec(),  # noqa: B008 - frozen
         mirror: bool = True,
@@ -93,7 +95,8 @@ class PoseData(LightningDataModule):
         if test_on not in ("test", "val"):
             raise ConfigError(f"--data.test_on must be test or val; got {test_on!r}.")
         self.root, self.test_root, self.test_on, self.folder = root, test_root, test_on, folder
-        self.category, self.labels, self.label_list, self.label_seed = category, labels, label_list, label_seed
+        self.category, self.labels, self.label_seed = category, labels, label_seed
+        self.anchors = check_way(anchors, label_list)
         self.crop, self.mirror, self.augment = crop, mirror, augment
         self.batch_size, self.epoch_images, self.num_workers = batch_size, epoch_images, num_workers
         self.labelled_share, self.balance = labelled_share, balance
@@ -104,6 +107,7 @@ class PoseData(LightningDataModule):
         self.val: list[Record] = []
         self.test: list[Record] = []
         self.skipped: list[tuple[str, str]] = []
+        self._everything: list[Record] = []
         self.round = -1
         self.predicted: list[Record] = []
         self._pseudo = _no_pseudo()
@@ -127,25 +131,31 @@ class PoseData(LightningDataModule):
         """Read the data set and draw the labels, once; ``predict`` with a folder needs no data set."""
         if self.labelled or (stage == "predict" and self.folder is not None):
             return
-        records = self.read(existing(self.root, "--data.root"))
-        candidates = [r for r in records if r.part in ("train", "") and r.viewpoint is not None]
-        if self.label_list is not None:
-            chosen = read_label_list(Path(self.label_list), candidates, self.labels)
-        else:
-            groups = [record.group for record in candidates]
-            chosen = draw_labels(viewpoints(candidates)[:, 0], self.labels, self.seed, groups)
-        self.labelled = [replace(candidates[index], part="train") for index in chosen.tolist()]
+        self._everything = self.read(parts.existing(self.root, "--data.root"))
+        finished = stage in ("validate", "test", "predict")
+        if self.anchors == "kmeans" and (finished or getattr(self.trainer, "ckpt_path", None)):
+            self._divide([], stage)  # the checkpoint will say which pictures were labelled
+            return
+        known = sum(record.part in ("train", "") and record.viewpoint is not None for record in self._everything)
+        count = min(self.labels, known) if finished else self.labels  # a finished model needs none
+        self._divide(choose_anchors(self.anchors, self._everything, count, self.seed, self._described), stage)
+
+    def _divide(self, chosen: list[Record], stage: str | None) -> None:
+        """Make the parts of the data set, given the labelled pictures; check them."""
+        self._crops, self._usable = {}, None
+        self._memory.clear()
+        self.labelled = [replace(record, part="train") for record in chosen]
         keys = {record.key for record in self.labelled}
-        rest = assign_parts([record for record in records if record.key not in keys])
-        self.pool = limit_pool([record for record in rest if record.part == "train"], self.pool_limit, self.seed)
+        rest = parts.assign_parts([record for record in self._everything if record.key not in keys])
+        self.pool = parts.limit_pool([record for record in rest if record.part == "train"], self.pool_limit, self.seed)
         self.val = [record for record in rest if record.part == "val"]
         self.test = [record for record in rest if record.part == "test"]
         if self.test_on == "val":
             self.test = self.val
         elif self.test_root is not None:
-            self.test = self.read_test(existing(self.test_root, "--data.test_root"))
-        check_disjoint([*self.labelled, *self.pool], self.test)
-        check_boxes([*self.labelled, *self.pool, *self.val, *self.test])
+            self.test = self.read_test(parts.existing(self.test_root, "--data.test_root"))
+        parts.check_disjoint([*self.labelled, *self.pool], self.test)
+        parts.check_boxes([*self.labelled, *self.pool, *self.val, *self.test])
         if not self.val:
             rank_zero_warn(f"{self.root}: there is no validation part; validation is skipped.")
         self._decode_labelled_parts(stage)
@@ -186,7 +196,7 @@ class PoseData(LightningDataModule):
         return {
             "category": self.category,
             "labelled": [record.key for record in self.labelled],
-            "pool": checksum(self.pool),
+            "pool": parts.checksum(self.pool),
             "round": self.round,
             "index": index,
             "viewpoint": viewpoint,
@@ -204,8 +214,12 @@ class PoseData(LightningDataModule):
                 f"The checkpoint is of category {state['category']!r}, this run of {self.category!r}; "
                 "give a checkpoint of the same category, or change --data.category."
             )
+        if self.anchors == "kmeans" and not self.labelled:
+            known = {record.key: record for record in self._everything}
+            stage = None if self.trainer is None else self.trainer.state.fn
+            self._divide([known[key] for key in state["labelled"] if key in known], stage and stage.value)
         same_labels = state["labelled"] == [record.key for record in self.labelled]
-        same_pool = state["pool"] == checksum(self.pool)
+        same_pool = state["pool"] == parts.checksum(self.pool)
         if not (same_labels and same_pool):
             if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
                 return  # test or predict on other data: the pseudo labels have no meaning there and are not needed
@@ -290,16 +304,8 @@ class PoseData(LightningDataModule):
         if self.folder is None:
             self.predicted = self.test
             return self.test_dataloader()
-        folder = existing(self.folder, "--data.folder")
-        self.predicted = [
-            Record(
-                image=path, key=path.relative_to(folder).as_posix(), category=self.category, part="test", turned=True
-            )
-            for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in PICTURES
-        ]
-        if not self.predicted:
-            raise DataError(f"{folder} holds no pictures ({', '.join(PICTURES)}); give another --data.folder.")
+        folder = parts.existing(self.folder, "--data.folder")
+        self.predicted = parts.folder_records(folder, self.category)
         crops = Crops(self.predicted, self.crop, self._memory)
         usable = self._skip(crops, range(len(self.predicted)), "pictures of the folder")
         return self._loader(self._share(PoseDataset(crops, torch.arange(len(crops)), hidden(len(crops))), usable))
@@ -360,6 +366,11 @@ class PoseData(LightningDataModule):
         mine = positions[rank::world] if len(positions) >= world else positions
         return dataset if len(mine) == len(dataset) else Subset(dataset, mine)
 
+    def _described(self, records: list[Record]) -> Float[Tensor, "picture dim"]:
+        crops = Crops(records, self.crop, CropMemory(0))
+        pictures = PoseDataset(crops, torch.arange(len(records)), hidden(len(records)))
+        return describe_pictures(self.trainer, self._loader(pictures))
+
     def _usable_pool(self) -> list[int]:
         if self._usable is None:
             offset = len(self.labelled)
@@ -368,23 +379,9 @@ class PoseData(LightningDataModule):
         return self._usable
 
     def _skip(self, crops: Crops, positions: Sequence[int], what: str) -> list[int]:
-        """The positions that can be decoded; the others are counted, listed and warned of, and fatal only if none is
-        left."""
-        rank, world = self._place()
-        damaged = crops.damaged(positions[rank::world])
-        if world > 1:
-            found: list[Any] = [None] * world
-            torch.distributed.all_gather_object(found, damaged)
-            damaged = dict(sorted(item for part in found for item in part.items()))
-        self.skipped += [(crops.records[position].key, reason) for position, reason in damaged.items()]
-        if damaged:
-            listed = "\n  ".join(list(damaged.values())[:10])
-            rank_zero_warn(f"{len(damaged)} of {len(positions)} {what} are damaged and skipped:\n  {listed}")
-        if len(damaged) == len(positions):
-            raise DataError(
-                f"None of the {len(positions)} {what} can be read; the first: {next(iter(damaged.values()))}"
-            )
-        return [position for position in positions if position not in damaged]
+        usable, skipped = crops.usable(positions, what, *self._place())
+        self.skipped += skipped
+        return usable
 
     def _loader(self, dataset: PoseDataset | Subset, **kwargs) -> DataLoader[Batch]:
         # All by keyword: Lightning builds the loader anew for several processes and finds its arguments by name.

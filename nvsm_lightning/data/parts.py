@@ -11,6 +11,8 @@ from nvsm_lightning.data.crops import picture_size
 from nvsm_lightning.data.record import Part, Record, check_box_inside
 from nvsm_lightning.errors import DataError
 
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
 
 def assign_parts(records: list[Record]) -> list[Record]:
     """Give a part to the pictures that have none, the labelled ones having been drawn already.
@@ -42,6 +44,18 @@ def limit_pool(records: list[Record], limit: int | None, seed: int) -> list[Reco
         return records
     chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:limit]
     return [records[index] for index in chosen.sort().values.tolist()]
+
+
+def folder_records(folder: Path, category: str) -> list[Record]:
+    """All pictures below a folder, without labels, by name. Raises DataError if there are none."""
+    records = [
+        Record(image=path, key=path.relative_to(folder).as_posix(), category=category, part="test", turned=True)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in PICTURES
+    ]
+    if not records:
+        raise DataError(f"{folder} holds no pictures ({', '.join(PICTURES)}); give another --data.folder.")
+    return records
 
 
 def existing(path: str, option: str) -> Path:

@@ -1,0 +1,111 @@
+"""Which pictures are labelled: the ways of ``anchors``."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from layouts import pose_rows
+
+from nvsm_lightning.data import CropSpec, PoseCSV
+from nvsm_lightning.data.anchors import central, centred
+from nvsm_lightning.errors import ConfigError, DataError
+
+SPEC = CropSpec(32, 64, 50.0)
+
+
+@pytest.fixture
+def folder(write_csv):
+    """24 train, 4 val, 5 test pictures with labels."""
+    return write_csv(pose_rows(24, "train") + pose_rows(4, "val", 24) + pose_rows(5, "test", 28))
+
+
+def describe(batch) -> torch.Tensor:
+    """Six views, by position in the list of candidates."""
+    assert batch["viewpoint"].isnan().all()  # no label is shown
+    return torch.nn.functional.one_hot(batch["index"] % 6, 6).float() + 0.001 * batch["index"][:, None]
+
+
+def make(folder, anchors: str, stage: str = "fit", checkpoint: str | None = None, **changes) -> PoseCSV:
+    settings = {"labels": 6, "label_seed": 0, "crop": SPEC, "batch_size": 4, "epoch_images": 16}
+    data = PoseCSV(str(folder), anchors=anchors, **(settings | changes))
+    state = SimpleNamespace(fn=SimpleNamespace(value=stage))
+    model = SimpleNamespace(describe=describe)
+    data.trainer = SimpleNamespace(
+        lightning_module=model, global_rank=0, world_size=1, ckpt_path=checkpoint, state=state
+    )
+    data.setup(stage)
+    return data
+
+
+def keys(data: PoseCSV) -> list[str]:
+    return [record.key for record in data.labelled]
+
+
+def test_k_means_takes_one_picture_of_every_view(folder) -> None:
+    data = make(folder, "kmeans")
+    position = {record.key: number for number, record in enumerate(data._everything) if record.part == "train"}
+    assert sorted(position[key] % 6 for key in keys(data)) == list(range(6))
+    assert keys(make(folder, "kmeans")) == keys(data) and len(data.pool) == 18
+
+
+def test_centres_are_found_whatever_the_scale_and_the_largest_cluster_comes_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for dim in (3, 200):  # fewer and more than pictures
+        view = torch.tensor([0] * 10 + [1] * 30 + [2] * 20)
+        features = 5 * torch.eye(dim)[view] + 0.1 * torch.randn(60, dim, generator=generator)
+        chosen = central(features, 3, seed=1)
+        assert view[chosen].tolist() == [1, 2, 0] and central(features, 3, seed=1).equal(chosen)
+        middle = features[10:40].mean(0)
+        assert (features[chosen[0]] - middle).norm() == (features[10:40] - middle).norm(dim=1).amin()
+
+
+def test_features_are_centred_by_group() -> None:
+    features = torch.arange(40.0)[:, None]
+    group = ["a"] * 16 + ["b"] * 16 + ["c"] * 4 + ["d"] * 4
+    rows = centred(features, group)
+    assert all(rows[part].mean() == 0 for part in (slice(0, 16), slice(16, 32), slice(32, 40)))
+    assert rows[0] == rows[16] == -7.5 and rows[32] == -3.5
+
+
+def test_random_labels_follow_the_seed(folder) -> None:
+    first, again, other = (make(folder, "random", label_seed=seed) for seed in (0, 0, 1))
+    assert keys(first) == keys(again) != keys(other) and len(set(keys(first))) == 6
+    assert keys(first) != keys(make(folder, "spread"))
+
+
+def test_a_list_is_a_list(folder, tmp_path) -> None:
+    data = make(folder, "random")
+    data.write_label_list(tmp_path / "labels.txt")
+    assert keys(make(folder, f"manual:{tmp_path / 'labels.txt'}")) == keys(data)
+    assert keys(make(folder, "spread", label_list=str(tmp_path / "labels.txt"))) == keys(data)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"anchors": "clever"}, "one of spread, random, kmeans, manual:FILE; got 'clever'"),
+        ({"anchors": "manual:"}, "got 'manual:'"),
+        ({"anchors": "kmeans", "label_list": "x.txt"}, "label_list fixes the labelled pictures"),
+    ],
+)
+def test_senseless_choices_are_refused(settings, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PoseCSV("anywhere", **settings)
+
+
+def test_a_choice_without_labels_asks_for_them(write_csv) -> None:
+    folder = write_csv(pose_rows(8, None, labelled=False) + pose_rows(2, "val", 8) + pose_rows(2, "test", 10))
+    with pytest.raises(DataError, match=r"asks for the poses of 6 pictures that have none: .*Label them"):
+        make(folder, "kmeans")
+    data = PoseCSV(str(folder), anchors="kmeans", crop=SPEC)
+    with pytest.raises(ConfigError, match="needs a method that describes pictures"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_the_labels_of_a_checkpoint_are_taken_over_not_chosen_again(folder, stage) -> None:
+    fitted = make(folder, "kmeans")
+    later = make(folder, "kmeans", stage, checkpoint="last.ckpt", label_seed=3)
+    assert later.labelled == []
+    later.load_state_dict(fitted.state_dict())
+    assert keys(later) == keys(fitted) and later.pool == fitted.pool and later.test == fitted.test
