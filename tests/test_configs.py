@@ -12,7 +12,7 @@ from nvsm_lightning.cli.left_out import left_out
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = {
     folder: sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
-    for folder in ("datasets", "methods", "hardware", "folds", "ablations")
+    for folder in ("datasets", "methods", "hardware", "folds", "ablations", "sweeps")
 }
 READERS = {
     "toy": "ToyCars",

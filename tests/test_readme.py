@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nvsm_lightning.bench import study
-from nvsm_lightning.cli import bench, doctor, lightning_cli, prepare
+from nvsm_lightning.bench import study, trials
+from nvsm_lightning.cli import doctor, lightning_cli, prepare
 from nvsm_lightning.cli.main import COMMANDS
 from nvsm_lightning.data.pose_csv import read_table
 
@@ -51,11 +51,12 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
         monkeypatch.setattr(prepare, "check", lambda data: calls.append(data) or [])
         assert prepare.run(words) == 0
         assert calls
-    elif words[0] == "bench":
+    elif words[0] in ("bench", "sweep"):
         jobs = []
-        monkeypatch.setattr(study, "run_jobs", lambda these, *rest: jobs.extend(these) or stop())
+        for module in (study, trials):
+            monkeypatch.setattr(module, "run_jobs", lambda these, *rest: jobs.extend(these) or stop())
         with pytest.raises(Stop):
-            bench.run(words)
+            importlib.import_module(COMMANDS[words[0]][0]).run(words)
         assert jobs
     elif words[0] == "doctor":
         monkeypatch.setattr(doctor, "versions", lambda: iter([(True, "")]))

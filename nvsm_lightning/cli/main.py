@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": ("nvsm_lightning.cli.lightning_cli", "poses of a folder of pictures: JSON and overlay pictures"),
     "bench": ("nvsm_lightning.cli.bench", "many fits in one table: methods by labels, variants of a setting"),
     "match": ("nvsm_lightning.cli.match", "how well features match pictures at shifted poses: table, plots, gallery"),
+    "sweep": ("nvsm_lightning.cli.sweep", "trials of a sweep file of Weights & Biases, here or through its server"),
     "prepare": ("nvsm_lightning.cli.prepare", "make or check a data set"),
     "doctor": ("nvsm_lightning.cli.doctor", "versions, devices, renderer engines, data and weights found here"),
 }

@@ -1,6 +1,7 @@
 """Loggers that write straight into the run folder: ``metrics.csv``, and an offline Weights & Biases run beside it."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class RunWandbLogger(WandbLogger):
         save_dir: the run folder.
         project: project on the server.
         name: of the run; by default chosen by wandb.
-        offline: write to disk only (``wandb sync`` sends it later).
+        offline: write to disk only (``wandb sync`` sends it later). A run that the agent of a sweep has started is sent
+            in any case: its server waits for the numbers.
         log_model: send checkpoints as artifacts; needs ``offline: false``.
         tags: of the run.
     """
@@ -57,6 +59,7 @@ class RunWandbLogger(WandbLogger):
         log_model: bool = False,
         tags: list[str] | None = None,
     ) -> None:
+        offline = offline and "WANDB_SWEEP_ID" not in os.environ
         super().__init__(name=name, save_dir=save_dir, project=project, offline=offline, log_model=log_model, tags=tags)
         self._wandb_init.pop("anonymous", None)  # Lightning 2.6 passes it, and wandb warns of it at each run
 

@@ -1,6 +1,6 @@
 import csv
 
-from nvsm_lightning.report.trackers import RunCSVLogger
+from nvsm_lightning.report.trackers import RunCSVLogger, RunWandbLogger
 
 
 def rows(folder):
@@ -29,3 +29,10 @@ def test_a_new_run_in_the_same_folder_starts_anew(tmp_path):
     log(tmp_path, False, loss=1.0)
     log(tmp_path, False, loss=2.0)
     assert [row["loss"] for row in rows(tmp_path)] == ["2.0"]
+
+
+def test_a_run_is_offline_unless_the_agent_of_a_sweep_waits_for_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
+    assert RunWandbLogger(str(tmp_path))._offline
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    assert not RunWandbLogger(str(tmp_path))._offline
