@@ -1,21 +1,28 @@
 """Matching unlabelled pictures with synthesised features (E-step a, b; §4.4).
 
-Gives the best pose of each picture, its score and its margin.
+What each picture loses at every pose, its refined modes, and, once the whole pool is known, one pose a picture with its
+score and margin.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.cameras import Camera
-from nvsm_lightning.geometry.viewpoints import viewpoint_error
+from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, viewpoint_error
+from nvsm_lightning.matching.calibration import CALIBRATIONS, calibrate
 from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, gather_evidence, object_scores
 from nvsm_lightning.pose.solver import distinct_modes, refine
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer
+
+SOURCES = ("bank", "anchors", "anchors_mean")
+MODES = 2  # refined of every picture: a car and its front/back twin
+MODE_DISTANCE = math.pi / 2
 
 
 @dataclass
@@ -23,29 +30,47 @@ class MatchSettings:
     """How pictures are matched.
 
     Attributes:
-        source: what is synthesised: "bank" (mean features of all labelled, later also pseudo-labelled pictures) or
+        source: what is synthesised: "bank" (mean features of all labelled, later also pseudo-labelled pictures),
             "anchors" (features of each labelled picture at poses around its own, the best anchor counting; finer in
-            angle, confuses front and back more often).
+            angle, confuses front and back more often) or "anchors_mean" (the mean over the anchors that reach a pose).
         score: "area" (object minus clutter similarity, mean over the covered cells, so that poses of different
             silhouettes compare), "likelihood" (the objective of NeMo, over all cells), or "auto": likelihood where
             boxes stand for cameras, as every silhouette then fills the box; else area, which is better by 10 to 30
             points on frozen features.
+        mirror: also score the mirrored picture at the mirrored poses and take the mean (mirror-consistent scoring; only
+            where ``--data.mirror`` says that the category is symmetric). Doubles the time of the features.
+        calibration: what a score is compared with before the best pose is taken: "none", "zscore" (mean and deviation
+            of the pose over the pool, which takes the pool to be uniform in pose) or "robust" (the same over the
+            pictures whose best pose is elsewhere), see :mod:`nvsm_lightning.matching.calibration`.
+        calibration_deg: with robust: elsewhere = further than this.
+        agreement: also find the best pose by the other source (bank or anchors), for ``selection.agree_deg``.
         anchor_ring_deg: with source anchors: poses up to this far from an anchor's own are synthesised from it.
         steps: Adam steps that refine the best pose of a picture; 0 keeps the grid pose.
     """
 
     source: str = "bank"
     score: str = "auto"
+    mirror: bool = False
+    calibration: str = "none"
+    calibration_deg: float = 45.0
+    agreement: bool = False
     anchor_ring_deg: float = 45.0
     steps: int = 12
 
     def __post_init__(self) -> None:
-        if self.source not in ("bank", "anchors"):
-            raise ConfigError(f"Unknown source {self.source!r} of the E-step. Choose bank or anchors.")
+        if self.source not in SOURCES:
+            raise ConfigError(f"Unknown source {self.source!r} of the E-step. Choose one of {SOURCES}.")
+        if self.calibration not in CALIBRATIONS:
+            raise ConfigError(f"Unknown calibration {self.calibration!r} of the E-step. Choose one of {CALIBRATIONS}.")
         if self.score not in ("auto", *OBJECTIVES):
             raise ConfigError(
                 f"Unknown score {self.score!r} of the E-step. Choose auto or one of {sorted(OBJECTIVES)}."
             )
+
+    @property
+    def needs_anchors(self) -> bool:
+        """Whether features of the labelled pictures themselves are matched."""
+        return self.source != "bank" or self.agreement
 
     def objective(self, camera: Camera) -> str:
         """The score for a set of pictures, by the cameras of its labelled ones."""
@@ -71,13 +96,16 @@ def anchor_losses(
     grid: Float[Tensor, "pose 3"],
     ring: float,
     renderer: FeatureRenderer,
+    mean: bool = False,
 ) -> Float[Tensor, "batch pose"]:
-    """``1 - max_a S_a``: for every grid pose the best anchor within ``ring`` radians of it.
+    """``1 - max_a S_a``: for every grid pose the best anchor within ``ring`` radians of it; with ``mean`` the mean S_a
+    of the anchors within it.
 
     ``S_a`` is the mean, over the cells in which vertices seen by the anchor are rendered, of object minus clutter
     similarity; zeros of hidden vertices neither help nor hurt. Poses that no anchor reaches get infinity.
     """
     losses = torch.full((len(feature_map), len(grid)), torch.inf, device=feature_map.device)
+    total, reached = torch.zeros_like(losses), torch.zeros_like(losses)
     for number in range(len(anchors.viewpoint)):
         near = viewpoint_error(grid, anchors.viewpoint[number]) <= ring
         if not near.any():
@@ -92,34 +120,72 @@ def anchor_losses(
         value = (score - rendered * evidence.clutter[:, None]).sum(-1) / area.clamp_min(1)
         value = value.masked_fill(area < 1, -torch.inf)  # a pose that shows nothing of what the anchor has seen
         losses[:, near] = torch.minimum(losses[:, near], 1 - value)
-    return losses
+        total[:, near] += (1 - value).nan_to_num(posinf=0.0)
+        reached[:, near] += value.isfinite()
+    return torch.where(reached > 0, total / reached, torch.inf) if mean else losses
 
 
-def match_pictures(
+def mirrored_poses(grid: Float[Tensor, "pose 3"]) -> Int[Tensor, " pose"]:
+    """For every grid pose the position of the pose that the mirrored picture shows (the nearest one of the grid)."""
+    return viewpoint_error(mirror_viewpoint(grid)[:, None], grid[None]).argmin(1)
+
+
+def refined_modes(
     evidence: Evidence,
     losses: Float[Tensor, "batch pose"],
     space: PoseSpace,
     renderer: FeatureRenderer,
     objective: str,
     steps: int,
+) -> Float[Tensor, "batch mode 3"]:
+    """The best grid pose of each picture and the best one a quarter turn or more away, refined by ``steps`` Adam steps
+    on ``evidence``: which of them the picture has is decided when the whole pool is known.
+    """
+    start = distinct_modes(losses, space.grid().to(losses), MODES, MODE_DISTANCE)
+    if steps:
+        start = refine(evidence, start, renderer, space.free_mask().to(losses), steps, 0.1, 0.3, objective)[0]
+    start[..., 0] %= 2 * torch.pi
+    return start
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One pose for each picture of the pool; NaN for skipped pictures.
+
+    Attributes:
+        viewpoint: the best pose, refined.
+        score: its similarity S, not calibrated.
+        margin: by how much the calibrated loss of the best pose beats that of its best rival.
+        best: the best pose of the grid, before refinement.
+    """
+
+    viewpoint: Float[Tensor, "pool 3"]
+    score: Float[Tensor, " pool"]
+    margin: Float[Tensor, " pool"]
+    best: Int[Tensor, " pool"]
+
+
+def choose(
+    losses: Float[Tensor, "pool pose"],
+    modes: Float[Tensor, "pool mode 3"],
+    grid: Float[Tensor, "pose 3"],
+    settings: MatchSettings,
     rival: float,
-) -> Float[Tensor, "batch 5"]:
-    """Rows (azimuth, elevation, theta, score, margin) of a batch from its grid losses.
+) -> Choice:
+    """The best pose of every picture by its calibrated losses.
 
     The margin is the loss of the best grid pose more than ``rival`` radians away minus that of the best grid pose: both
-    from the same table before refinement, because a refined rival may walk into the winner. Refinement runs on
-    ``evidence`` (the bank) by ``objective``, ``steps`` Adam steps.
+    from the same table before refinement, because a refined rival may walk into the winner.
     """
-    grid = space.grid().to(losses)
-    best = losses.argmin(1)
-    rows = torch.arange(len(best), device=losses.device)
-    far = viewpoint_error(grid[best][:, None], grid[None]) > rival
-    rival_loss = losses.masked_fill(~far, torch.inf).amin(1)
-    margin = (rival_loss - losses[rows, best]).nan_to_num(posinf=0.0)
-    viewpoint, score = grid[best], 1 - losses[rows, best]
-    if steps:
-        start = distinct_modes(losses, grid, 1, rival)
-        free = space.free_mask().to(losses)
-        viewpoint = refine(evidence, start, renderer, free, steps, 0.1, 0.3, objective)[0][:, 0]
-        viewpoint[:, 0] %= 2 * torch.pi
-    return torch.cat((viewpoint, score[:, None], margin[:, None]), 1)
+    apart = viewpoint_error(grid[:, None], grid[None])
+    calibrated = calibrate(losses, apart, settings.calibration, math.radians(settings.calibration_deg))
+    skipped = losses.isnan().any(1)
+    calibrated = calibrated.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    best, rows = calibrated.argmin(1), torch.arange(len(losses))
+    rival_loss = calibrated.masked_fill(apart[best] <= rival, torch.inf).amin(1)
+    margin = (rival_loss - calibrated[rows, best]).nan_to_num(posinf=0.0)
+    # The refined mode that belongs to the best grid pose, if one does (calibration may choose a third).
+    distance, mode = viewpoint_error(modes, grid[best][:, None]).nan_to_num(nan=torch.inf).min(1)
+    viewpoint = torch.where((distance <= rival)[:, None], modes[rows, mode], grid[best])
+    missing = torch.where(skipped, torch.nan, 0.0)
+    return Choice(viewpoint + missing[:, None], 1 - losses[rows, best], margin + missing, best)

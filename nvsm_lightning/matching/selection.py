@@ -1,5 +1,6 @@
 """Which matches become pseudo labels: rings, gates and quotas (§4.4-4.5)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.matching.pseudo import PseudoLabels
 
 TURN_BINS = 12
+GATES = ("margin", "product", "ranks")
+LEAST_WEIGHT = 0.1  # of a soft label: what was kept counts a little at least
 
 
 @dataclass
@@ -20,13 +23,19 @@ class SelectionSettings:
     Attributes:
         ring_deg: a pose is open in round t when it lies within ``ring_deg * (t + 1)`` of a labelled pose: the pose
             samples grow outwards.
-        gate: what a match is ranked by: "margin", or "product" (margin times score: sure of front against back, and a
-            good match at all; more precise where the features are weak, as precise elsewhere).
+        gate: what a match is ranked by: "margin", "product" (margin times score: sure of front against back, and a
+            good match at all; more precise where the features are weak, as precise elsewhere), or "ranks" (the sum of
+            the places by margin and by score).
         first_share: share of the pool kept in the first round, the best by the gate.
         last_share: share kept in the last round; linear in between.
         bin_floor: each of 12 azimuth bins keeps at least ``bin_floor`` times the round's share of its own pictures, so
             that the easy views do not crowd out the others.
         min_score: lowest score S of a match; -2, the lowest there is, lets all pass.
+        score_quantile: matches below this quantile of the pool's scores are dropped.
+        agree_deg: drop matches whose best poses by the two sources (bank and anchors) are further apart than this; 0 =
+            do not ask (needs ``match.agreement``).
+        weight: "hard" (every pseudo label counts as a label) or "soft" (in proportion to what it is ranked by,
+            up to the median of those kept; those above count full).
         rival_deg: the rival of the margin is the best pose at least this far away.
     """
 
@@ -36,11 +45,18 @@ class SelectionSettings:
     last_share: float = 0.6
     bin_floor: float = 0.5
     min_score: float = -2.0
+    score_quantile: float = 0.0
+    agree_deg: float = 0.0
+    weight: str = "hard"
     rival_deg: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.gate not in ("margin", "product"):
-            raise ConfigError(f"Unknown gate {self.gate!r} of the E-step. Choose margin or product.")
+        if self.gate not in GATES:
+            raise ConfigError(f"Unknown gate {self.gate!r} of the E-step. Choose one of {GATES}.")
+        if self.weight not in ("hard", "soft"):
+            raise ConfigError(f"Unknown weight {self.weight!r} of the E-step. Choose hard or soft.")
+        if not 0 <= self.score_quantile < 1 or self.agree_deg < 0:
+            raise ConfigError(f"Selection needs score_quantile in [0, 1) and agree_deg >= 0; got {self}.")
         if not 0 < self.first_share <= 1 or not 0 < self.last_share <= 1 or not 0 <= self.bin_floor <= 1:
             raise ConfigError(f"Selection needs shares in (0, 1] and bin_floor in [0, 1]; got {self}.")
 
@@ -66,8 +82,11 @@ def select(
     margin: Float[Tensor, " pool"],
     anchors: Float[Tensor, "anchor 3"],
     settings: SelectionSettings,
+    disagreement: Float[Tensor, " pool"] | None = None,
 ) -> PseudoLabels:
     """Pseudo labels of a round from each picture's best pose, its score and its margin (NaN rows: pictures skipped).
+
+    ``disagreement``: distance in radians of the best poses by two sources, if both were asked.
 
     One picture has one label: the pose with the largest score (the conflict rule of §4.5) is what the rows already
     hold. A picture whose best pose is not open yet waits for a later round. Ties in the margin go to the lower index,
@@ -75,9 +94,13 @@ def select(
     """
     anchor, distance = nearest_anchor(viewpoint.nan_to_num(), anchors)
     ring = torch.deg2rad(torch.tensor(settings.ring_deg * (round + 1)))
-    eligible = score.isfinite() & (score >= settings.min_score) & (distance <= ring)
-    share = settings.share(round, rounds)
     usable = score.isfinite()
+    eligible = usable & (score >= settings.min_score) & (distance <= ring)
+    if settings.score_quantile and usable.any():
+        eligible &= score >= score[usable].quantile(settings.score_quantile)
+    if settings.agree_deg and disagreement is not None:
+        eligible &= disagreement <= math.radians(settings.agree_deg)
+    share = settings.share(round, rounds)
     rank = torch.where(eligible, gate_rank(score, margin, settings.gate), -torch.inf)
     keep = _best(rank, usable, share, least=1)  # one, of a pool of one or two
     bins = (viewpoint[:, 0].nan_to_num() % (2 * torch.pi) / (2 * torch.pi) * TURN_BINS).long().clamp_max(TURN_BINS - 1)
@@ -89,7 +112,17 @@ def select(
 
 def gate_rank(score: Float[Tensor, " pool"], margin: Float[Tensor, " pool"], gate: str) -> Float[Tensor, " pool"]:
     """What matches are ranked by: the best is kept first."""
+    if gate == "ranks":
+        places = [value.nan_to_num(nan=-torch.inf).argsort(stable=True).argsort() for value in (margin, score)]
+        return torch.stack(places).sum(0).float()
     return margin * score.clamp_min(0) if gate == "product" else margin
+
+
+def label_weights(rank: Float[Tensor, " label"], kind: str) -> Float[Tensor, " label"]:
+    """Weights of the kept pseudo labels in the loss and in the draw (``SelectionSettings.weight``), in (0, 1]."""
+    if kind == "hard" or len(rank) == 0:
+        return torch.ones_like(rank)
+    return (rank / rank.median().clamp_min(1e-6)).clamp(LEAST_WEIGHT, 1)
 
 
 def _best(

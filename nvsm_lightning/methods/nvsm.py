@@ -11,13 +11,23 @@ from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.features.backbone import STRIDE
-from nvsm_lightning.geometry.cameras import Camera
+from nvsm_lightning.geometry.cameras import Camera, mirror_camera
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
-from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, match_pictures
+from nvsm_lightning.matching.matcher import (
+    MODES,
+    Anchors,
+    MatchSettings,
+    anchor_losses,
+    choose,
+    mirrored_poses,
+    refined_modes,
+)
 from nvsm_lightning.matching.pseudo import PseudoLabels
-from nvsm_lightning.matching.selection import SelectionSettings, gate_rank, select
+from nvsm_lightning.matching.selection import SelectionSettings, gate_rank, label_weights, select
 from nvsm_lightning.methods.nemo import NeMo
+from nvsm_lightning.pose.likelihood import Evidence
 from nvsm_lightning.pose.solver import grid_losses
+from nvsm_lightning.render.renderer import FeatureRenderer
 
 BANK_PICTURES = 512  # enough for the means of a round; training goes on moving them
 
@@ -32,7 +42,6 @@ class NVSM(NeMo):
     """
 
     name = "nvsm"
-    match_columns = 5
 
     def __init__(
         self,
@@ -43,11 +52,13 @@ class NVSM(NeMo):
         super().__init__(**kwargs)
         self.save_hyperparameters()
         self.match_settings, self.selection = match, selection
-        if match.source == "anchors" and len(self.model.meshes) > 1:
-            raise ConfigError("model.match.source anchors works with one mesh; choose bank, or one mesh.")
+        if selection.agree_deg and not match.agreement:
+            raise ConfigError("model.selection.agree_deg compares two sources: set model.match.agreement true.")
+        if match.needs_anchors and len(self.model.meshes) > 1:
+            raise ConfigError("model.match with anchors works with one mesh; choose source bank, or one mesh.")
         self.anchors: Anchors | None = None
         self.anchor_viewpoints: Tensor | None = None
-        self.objective = ""
+        self.objective, self.mirrored = "", False
         self.matches: dict[str, Tensor] = {}
 
     def start_matching(self, round: int, data: Any) -> None:
@@ -57,7 +68,7 @@ class NVSM(NeMo):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             viewpoint.append(batch["viewpoint"])
             cameras.append(batch["camera"])
-            if self.match_settings.source == "anchors":
+            if self.match_settings.needs_anchors:
                 feature_map = self.model.features(batch["image"])
                 sigma, seen = self.model.read(feature_map, batch["viewpoint"], batch["camera"].scaled(1 / STRIDE))
                 vertex.append(sigma)
@@ -66,59 +77,86 @@ class NVSM(NeMo):
         self.anchors = Anchors(torch.cat(vertex), torch.cat(visible), self.anchor_viewpoints) if vertex else None
         # Once for the whole pool: scores of two kinds could not be ranked together.
         self.objective = self.match_settings.objective(Camera.stack(cameras))
+        self.mirrored = self.match_settings.mirror and data.mirror
 
-    def match(self, batch: dict[str, Any]) -> Float[Tensor, "batch 5"]:
-        """Best pose, score and margin of unlabelled pictures (E-step); after ``start_matching``."""
-        feature_map = self.model.features(batch["image"])
-        rows = [self._match(feature_map, batch["camera"], number) for number in self.model.trained()]
+    @property
+    def match_columns(self) -> int:
+        """Numbers that :meth:`match` gives for a picture: losses, refined modes, best pose by the other source."""
+        return len(self.model.space.grid()) + 3 * MODES + 1
+
+    def match(self, batch: dict[str, Any]) -> Float[Tensor, "batch column"]:
+        """Loss of unlabelled pictures at every grid pose, and what the choice of a pose needs further (E-step); after
+        ``start_matching``.
+        """
+        views = [(self.model.features(batch["image"]), batch["camera"])]
+        if self.mirrored:
+            camera = mirror_camera(batch["camera"], batch["image"].shape[-1])
+            views.append((self.model.features(batch["image"].flip(-1)), camera))
+        rows = [self._match(views, number) for number in self.model.trained()]
         if len(rows) == 1:
             return rows[0]
-        stacked = torch.stack(rows)  # of several meshes the one with the best score
-        return stacked[stacked[..., 3].argmax(0), torch.arange(len(feature_map), device=feature_map.device)]
+        stacked = torch.stack(rows)  # of several meshes the one that explains the picture best
+        best = stacked[..., : len(self.model.space.grid())].amin(-1).argmin(0)
+        return stacked[best, torch.arange(len(best), device=best.device)]
 
     def _match(
-        self, feature_map: Float[Tensor, "batch dim h w"], cameras: Camera, number: int
-    ) -> Float[Tensor, "batch 5"]:
+        self, views: list[tuple[Float[Tensor, "batch dim h w"], Camera]], number: int
+    ) -> Float[Tensor, "batch column"]:
+        """Rows of the pictures (and their mirror images) under one mesh."""
         model, settings = self.model, self.match_settings
-        evidence, renderer = model.evidence_of(feature_map, cameras, number)
-        grid = model.space.grid().to(feature_map)
-        if self.anchors is not None:
-            ring = math.radians(settings.anchor_ring_deg)
-            clutter = model.bank.clutter_mean
-            losses = anchor_losses(feature_map, clutter, evidence.camera, self.anchors, grid, ring, renderer)
-        else:
-            losses = grid_losses(evidence, grid, renderer, self.objective)
-        rival = math.radians(self.selection.rival_deg)
-        return match_pictures(evidence, losses, model.space, renderer, self.objective, settings.steps, rival)
+        sources = [settings.source]
+        if settings.agreement:
+            sources.append("anchors" if settings.source == "bank" else "bank")
+        gathered = [(feature_map, *model.evidence_of(feature_map, camera, number)) for feature_map, camera in views]
+        found = [self._losses(*gathered[0], source) for source in sources]
+        if self.mirrored:
+            twin = mirrored_poses(model.space.grid().to(found[0]))
+            mirror = [self._losses(*gathered[1], source)[:, twin] for source in sources]
+            found = [(own + other) / 2 for own, other in zip(found, mirror, strict=True)]
+        _, evidence, renderer = gathered[0]
+        modes = refined_modes(evidence, found[0], model.space, renderer, self.objective, settings.steps)
+        return torch.cat((found[0], modes.flatten(1), found[-1].argmin(1, keepdim=True).to(modes)), 1)
 
-    def finish_matching(self, round: int, rows: Float[Tensor, "pool 5"], data: Any) -> None:
-        """Choose the pseudo labels, hand them to the data, write them down, and refill the bank.
+    def _losses(
+        self, feature_map: Float[Tensor, "batch dim h w"], evidence: Evidence, renderer: FeatureRenderer, source: str
+    ) -> Float[Tensor, "batch pose"]:
+        """Losses at every pose of the grid by one source."""
+        grid = self.model.space.grid().to(feature_map)
+        if source == "bank":
+            return grid_losses(evidence, grid, renderer, self.objective)
+        assert self.anchors is not None  # start_matching has made them
+        ring, clutter = math.radians(self.match_settings.anchor_ring_deg), self.model.bank.clutter_mean
+        mean = source == "anchors_mean"
+        return anchor_losses(feature_map, clutter, evidence.camera, self.anchors, grid, ring, renderer, mean)
+
+    def finish_matching(self, round: int, rows: Float[Tensor, "pool column"], data: Any) -> None:
+        """Choose a pose for every picture and the pseudo labels among them, hand these to the data, write them down,
+        and set the bank from labelled and pseudo-labelled pictures.
 
         What was found for every pool picture stays in ``matches`` for reports until the next E-step: viewpoint
         [pool, 3], score, margin, rank and kept [pool].
         """
         assert self.anchor_viewpoints is not None  # start_matching comes first
-        rows, anchors = rows.cpu(), self.anchor_viewpoints.cpu()
+        rows, anchors, settings = rows.cpu(), self.anchor_viewpoints.cpu(), self.selection
+        grid = self.model.space.grid()
+        losses, modes, other = rows[:, : len(grid)], rows[:, len(grid) : -1].unflatten(1, (MODES, 3)), rows[:, -1]
+        found = choose(losses, modes, grid, self.match_settings, math.radians(settings.rival_deg))
+        disagreement = viewpoint_error(grid[found.best], grid[other.nan_to_num().long()])
         rounds = self.trainer.em.rounds  # type: ignore[attr-defined]
-        labels = select(round, rounds, rows[:, :3], rows[:, 3], rows[:, 4], anchors, self.selection)
+        labels = select(round, rounds, found.viewpoint, found.score, found.margin, anchors, settings, disagreement)
         if len(labels) == 0:
             raise DataError(
                 f"Round {round + 1}: no picture of the pool of {len(rows)} passed the gates of the E-step. "
                 "Widen model.selection (ring_deg, min_score) or give more pool pictures."
             )
         kept = torch.zeros(len(rows), dtype=torch.bool).index_fill(0, labels.index, True)
-        rank = gate_rank(rows[:, 3], rows[:, 4], self.selection.gate)
+        rank = gate_rank(found.score, found.margin, settings.gate)
         self.matches = {
-            "viewpoint": rows[:, :3], "score": rows[:, 3], "margin": rows[:, 4], "rank": rank, "kept": kept,
+            "viewpoint": found.viewpoint, "score": found.score, "margin": found.margin, "rank": rank, "kept": kept,
         }  # fmt: skip
-        data.accept(round, labels.index, labels.viewpoint, torch.ones(len(labels)))
-        self._report(labels, rows[:, :3], data)
-        self.refill_bank(data)
-
-    def refill_bank(self, data: Any) -> None:
-        """Set the bank from labelled and pseudo-labelled pictures, unless ``bank.refill`` is "once"."""
-        if self.model.bank_settings.refill == "each_round":
-            self.fill_bank(data.labelled_and_pseudo_dataloader(limit=BANK_PICTURES))
+        data.accept(round, labels.index, labels.viewpoint, label_weights(rank[labels.index], settings.weight))
+        self._report(labels, found.viewpoint, data)
+        self.fill_bank(data.labelled_and_pseudo_dataloader(limit=BANK_PICTURES))
 
     def _report(self, labels: PseudoLabels, viewpoint: Float[Tensor, "pool 3"], data: Any) -> None:
         """CSV, log entries and one line; the hidden truth of the pool serves here and nowhere else."""

@@ -5,10 +5,18 @@ import torch
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.cameras import Camera, project
-from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint, viewpoint_error
-from nvsm_lightning.matching.matcher import Anchors, MatchSettings, anchor_losses, match_pictures
+from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, rotation_from_viewpoint, viewpoint_error
+from nvsm_lightning.matching.matcher import (
+    Anchors,
+    Choice,
+    MatchSettings,
+    anchor_losses,
+    choose,
+    mirrored_poses,
+    refined_modes,
+)
 from nvsm_lightning.matching.synthesis import synthesise, vertex_features
-from nvsm_lightning.pose.likelihood import OBJECTIVES, area_loss, gather_evidence
+from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, area_loss, gather_evidence
 from nvsm_lightning.pose.solver import grid_losses
 from nvsm_lightning.pose.space import PoseSpace
 
@@ -30,16 +38,23 @@ def bank_losses(pictures, evidence=None, score: str = "area"):
     return grid_losses(evidence, SPACE.grid(), pictures.renderer, score)
 
 
-def losses_of(pictures, anchors: Anchors, ring_deg: float = 180.0):
+def losses_of(pictures, anchors: Anchors, ring_deg: float = 180.0, mean: bool = False):
     return anchor_losses(
         pictures.feature_map, pictures.clutter, pictures.camera, anchors, SPACE.grid(), math.radians(ring_deg),
-        pictures.renderer,
+        pictures.renderer, mean,
     )  # fmt: skip
+
+
+def match(evidence, losses, renderer, score: str, steps: int, **settings) -> Choice:
+    modes = refined_modes(evidence, losses, SPACE, renderer, score, steps)
+    return choose(losses, modes, SPACE.grid(), MatchSettings(**settings), RIVAL)
 
 
 def test_unknown_sources_are_named() -> None:
     with pytest.raises(ConfigError, match="Unknown source 'both'"):
         MatchSettings(source="both")
+    with pytest.raises(ConfigError, match="Unknown calibration 'mean'"):
+        MatchSettings(calibration="mean")
     with pytest.raises(ConfigError, match=r"Unknown score 'sum'.*'area', 'likelihood'"):
         MatchSettings(score="sum")
 
@@ -109,15 +124,16 @@ def test_matching_finds_the_poses_of_pictures(pictures, make_pictures, source, s
         losses = bank_losses(unlabelled, score=score)
     else:
         losses = losses_of(unlabelled, anchors_of(pictures, list(range(8))), 45)
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, score, 12, RIVAL)
-    error = torch.rad2deg(viewpoint_error(rows[:, :3], unlabelled.viewpoint))
-    assert rows.shape == (8, 5) and error.max() < 4, error
-    assert (rows[:, 4] > 0).all() and ((rows[:, 0] >= 0) & (rows[:, 0] < 2 * math.pi)).all()
+    found = match(evidence, losses, pictures.renderer, score, 12)
+    error = torch.rad2deg(viewpoint_error(found.viewpoint, unlabelled.viewpoint))
+    assert error.max() < 4, error
+    azimuth = found.viewpoint[:, 0]
+    assert (found.margin > 0).all() and ((azimuth >= 0) & (azimuth < 2 * math.pi)).all()
 
 
 def test_score_and_margin_come_from_the_grid(pictures) -> None:
     losses, grid = bank_losses(pictures), SPACE.grid()
-    rows = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 0, RIVAL)
+    found = match(evidence_of(pictures), losses, pictures.renderer, "area", 0)
     for item in range(8):
         best = int(losses[item].argmin())
         rivals = [
@@ -125,28 +141,75 @@ def test_score_and_margin_come_from_the_grid(pictures) -> None:
             for loss, pose in zip(losses[item], grid, strict=True)
             if viewpoint_error(pose, grid[best]) > RIVAL
         ]
-        assert torch.equal(rows[item, :3], grid[best])
-        assert float(rows[item, 3]) == pytest.approx(1 - float(losses[item, best]), abs=1e-6)
-        assert float(rows[item, 4]) == pytest.approx(min(rivals) - float(losses[item, best]), abs=1e-6)
-    refined = match_pictures(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 6, RIVAL)
-    assert torch.equal(refined[:, 3:], rows[:, 3:]) and not torch.equal(refined[:, :3], rows[:, :3])
+        assert torch.equal(found.viewpoint[item], grid[best]) and int(found.best[item]) == best
+        assert float(found.score[item]) == pytest.approx(1 - float(losses[item, best]), abs=1e-6)
+        assert float(found.margin[item]) == pytest.approx(min(rivals) - float(losses[item, best]), abs=1e-6)
+    refined = match(evidence_of(pictures), losses, pictures.renderer, "area", 6)
+    assert torch.equal(refined.score, found.score) and torch.equal(refined.margin, found.margin)
+    assert not torch.equal(refined.viewpoint, found.viewpoint)
 
 
 @pytest.mark.parametrize("score", ["area", "likelihood"])
 def test_refined_matches_are_no_worse_than_their_start(pictures, score) -> None:
     evidence, losses = evidence_of(pictures), bank_losses(pictures, score=score)
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, score, 12, RIVAL)
-    refined = OBJECTIVES[score](evidence, rows[:, None, :3], pictures.renderer)[:, 0]
+    found = match(evidence, losses, pictures.renderer, score, 12)
+    refined = OBJECTIVES[score](evidence, found.viewpoint[:, None], pictures.renderer)[:, 0]
     assert (refined <= losses.amin(1) + 1e-6).all()
+
+
+def test_a_picture_alone_is_refined_to_the_same_bits(pictures) -> None:
+    """Processes have batches of other sizes, and rounding that differs would grow from round to round."""
+    losses = bank_losses(pictures)
+    together = refined_modes(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 12)
+    evidence = evidence_of(pictures)
+    alone = Evidence(evidence.table[2:3], evidence.clutter[2:3], evidence.camera[2:3])
+    assert torch.equal(refined_modes(alone, losses[2:3], SPACE, pictures.renderer, "area", 12), together[2:3])
 
 
 def test_pictures_without_rival_or_without_any_pose_have_no_margin(pictures) -> None:
     evidence, grid = evidence_of(pictures), SPACE.grid()
     losses = torch.full((8, len(grid)), torch.inf)
     losses[:4, 5] = 0.3
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, "area", 0, RIVAL)
-    assert torch.equal(rows[:4, :3], grid[5].expand(4, 3)) and (rows[:, 4] == 0).all()
-    assert rows[:4, 3].isfinite().all() and not rows[4:, 3].isfinite().any()  # selection drops what is not finite
+    found = match(evidence, losses, pictures.renderer, "area", 0)
+    assert torch.equal(found.viewpoint[:4], grid[5].expand(4, 3)) and (found.margin == 0).all()
+    assert found.score[:4].isfinite().all() and not found.score[4:].isfinite().any()  # selection drops the others
+
+
+def test_skipped_pictures_stay_unknown_and_change_nothing(pictures) -> None:
+    losses = bank_losses(pictures)
+    modes = refined_modes(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 0)
+    settings = MatchSettings(calibration="zscore")
+    whole = choose(losses, modes, SPACE.grid(), settings, RIVAL)
+    gap = torch.full((1, len(SPACE.grid())), torch.nan)
+    some = choose(torch.cat((gap, losses)), torch.cat((gap[:, :6].view(1, 2, 3), modes)), SPACE.grid(), settings, RIVAL)
+    assert some.viewpoint[0].isnan().all() and some.score[0].isnan() and some.margin[0].isnan()
+    assert torch.equal(some.viewpoint[1:], whole.viewpoint) and torch.equal(some.margin[1:], whole.margin)
+
+
+def test_the_mode_of_the_calibrated_choice_is_taken(pictures) -> None:
+    """Calibration turns the first picture round: its pose is then the refined twin, not the refined best pose."""
+    losses = bank_losses(pictures)
+    modes = refined_modes(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 0)
+    grid = SPACE.grid()
+    twin = int(viewpoint_error(grid, modes[0, 1]).argmin())
+    turned = losses.clone()
+    turned[0, twin] = losses[0].min() - 0.1
+    found = choose(turned, modes, grid, MatchSettings(), RIVAL)
+    assert torch.equal(found.viewpoint[0], modes[0, 1]) and torch.equal(found.viewpoint[1:], modes[1:, 0])
+
+
+def test_the_mean_over_anchors_lies_between_the_best_and_the_worst(pictures) -> None:
+    one, other = (losses_of(pictures, anchors_of(pictures, [k]), 50) for k in (0, 1))
+    mean = losses_of(pictures, anchors_of(pictures, [0, 1]), 50, mean=True)
+    both = one.isfinite() & other.isfinite()
+    assert both.any() and torch.allclose(mean[both], (one + other)[both] / 2, atol=1e-6)
+    assert torch.equal(mean.isfinite(), one.isfinite() | other.isfinite())
+
+
+def test_mirrored_poses_are_the_poses_of_mirrored_pictures() -> None:
+    grid, twin = SPACE.grid(), mirrored_poses(SPACE.grid())
+    assert torch.equal(twin[twin], torch.arange(len(grid)))
+    assert viewpoint_error(mirror_viewpoint(grid), grid[twin]).max() < 1e-3
 
 
 def test_a_front_back_symmetric_object_has_no_margin(pictures) -> None:
@@ -160,6 +223,6 @@ def test_a_front_back_symmetric_object_has_no_margin(pictures) -> None:
     feature_map = torch.nn.functional.normalize(torch.where(mask[:, None], drawn, ground), dim=1)
     evidence = gather_evidence(feature_map, symmetric, pictures.clutter, pictures.camera)
     losses = bank_losses(pictures, evidence)
-    rows = match_pictures(evidence, losses, SPACE, pictures.renderer, "area", 0, RIVAL)
-    plain = match_pictures(evidence_of(pictures), bank_losses(pictures), SPACE, pictures.renderer, "area", 0, RIVAL)
-    assert rows[:, 4].mean() < 0.35 * plain[:, 4].mean(), (rows[:, 4], plain[:, 4])
+    found = match(evidence, losses, pictures.renderer, "area", 0)
+    plain = match(evidence_of(pictures), bank_losses(pictures), pictures.renderer, "area", 0)
+    assert found.margin.mean() < 0.35 * plain.margin.mean(), (found.margin, plain.margin)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError
-from nvsm_lightning.matching.selection import SelectionSettings, nearest_anchor, select
+from nvsm_lightning.matching.selection import SelectionSettings, label_weights, nearest_anchor, select
 
 OPEN = SelectionSettings(ring_deg=180.0, first_share=1.0, last_share=1.0, bin_floor=0.0, min_score=-10.0)
 
@@ -114,3 +114,28 @@ def test_the_gate_ranks_by_margin_or_by_margin_times_score() -> None:
     assert kept["margin"].tolist() == [0, 3] and kept["product"].tolist() == [1, 2]
     with pytest.raises(ConfigError, match="gate 'score'"):
         SelectionSettings(gate="score")
+
+
+def test_low_scores_and_disagreeing_sources_are_dropped() -> None:
+    viewpoint = poses(*range(0, 100, 10))
+    score = torch.linspace(0.1, 1.0, 10)
+    assert choose(viewpoint, changed(score_quantile=0.3), score=score).index.tolist() == list(range(3, 10))
+    far = torch.deg2rad(torch.tensor([0.0, 50.0] * 5))
+    rows = (viewpoint, score, torch.ones(10), poses(0))
+    assert select(0, 4, *rows, changed(agree_deg=40.0), far).index.tolist() == [0, 2, 4, 6, 8]
+    assert len(select(0, 4, *rows, OPEN, far)) == 10
+
+
+def test_ranks_count_margin_and_score_alike() -> None:
+    """A picture that is second by both beats one that is first by one and last by the other."""
+    labels = choose(
+        poses(0, 10, 20, 30), changed(gate="ranks", first_share=0.25),
+        score=[9.0, 8.0, 1.0, 2.0], margin=[0.1, 0.8, 0.9, 0.2],
+    )  # fmt: skip
+    assert labels.index.tolist() == [1]
+
+
+def test_soft_weights_follow_the_rank_and_hard_ones_do_not() -> None:
+    rank = torch.tensor([4.0, 2.0, 1.0, 0.0, 3.0])
+    assert label_weights(rank, "hard").tolist() == [1] * 5
+    assert label_weights(rank, "soft").tolist() == pytest.approx([1, 1, 0.5, 0.1, 1])
