@@ -43,6 +43,9 @@ class MatchSettings:
             of the pose over the pool, which takes the pool to be uniform in pose) or "robust" (the same over the
             pictures whose best pose is elsewhere), see :mod:`nvsm_lightning.matching.calibration`.
         calibration_deg: with robust: elsewhere = further than this.
+        calibration_rounds: E-steps that are calibrated, from the first. The bias belongs to the untrained features; once
+            a network has learned from good pseudo labels its scores are better than their null (2,600 cars, after four
+            rounds: 93 % of the pool right without calibration, 88 % with it).
         agreement: also find the best pose by the other source (bank or anchors), for ``selection.agree_deg``.
         anchor_ring_deg: with source anchors: poses up to this far from an anchor's own are synthesised from it.
         steps: Adam steps that refine the best pose of a picture; 0 keeps the grid pose.
@@ -53,6 +56,7 @@ class MatchSettings:
     mirror: bool = False
     calibration: str = "none"
     calibration_deg: float = 45.0
+    calibration_rounds: int = 1
     agreement: bool = False
     anchor_ring_deg: float = 45.0
     steps: int = 12
@@ -62,6 +66,8 @@ class MatchSettings:
             raise ConfigError(f"Unknown source {self.source!r} of the E-step. Choose one of {SOURCES}.")
         if self.calibration not in CALIBRATIONS:
             raise ConfigError(f"Unknown calibration {self.calibration!r} of the E-step. Choose one of {CALIBRATIONS}.")
+        if self.calibration_rounds < 1 or not 0 <= self.calibration_deg <= 180:
+            raise ConfigError(f"The E-step needs calibration_rounds >= 1 and calibration_deg in [0, 180]; got {self}.")
         if self.score not in ("auto", *OBJECTIVES):
             raise ConfigError(
                 f"Unknown score {self.score!r} of the E-step. Choose auto or one of {sorted(OBJECTIVES)}."
@@ -71,6 +77,10 @@ class MatchSettings:
     def needs_anchors(self) -> bool:
         """Whether features of the labelled pictures themselves are matched."""
         return self.source != "bank" or self.agreement
+
+    def calibration_in(self, round: int) -> str:
+        """The calibration of an E-step, counted from 0."""
+        return self.calibration if round < self.calibration_rounds else "none"
 
     def objective(self, camera: Camera) -> str:
         """The score for a set of pictures, by the cameras of its labelled ones."""
@@ -171,6 +181,7 @@ def choose(
     grid: Float[Tensor, "pose 3"],
     settings: MatchSettings,
     rival: float,
+    round: int = 0,
 ) -> Choice:
     """The best pose of every picture by its calibrated losses.
 
@@ -178,7 +189,7 @@ def choose(
     from the same table before refinement, because a refined rival may walk into the winner.
     """
     apart = viewpoint_error(grid[:, None], grid[None])
-    calibrated = calibrate(losses, apart, settings.calibration, math.radians(settings.calibration_deg))
+    calibrated = calibrate(losses, apart, settings.calibration_in(round), math.radians(settings.calibration_deg))
     skipped = losses.isnan().any(1)
     calibrated = calibrated.nan_to_num(nan=torch.inf, posinf=torch.inf)
     best, rows = calibrated.argmin(1), torch.arange(len(losses))

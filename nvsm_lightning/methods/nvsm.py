@@ -140,7 +140,7 @@ class NVSM(NeMo):
         rows, anchors, settings = rows.cpu(), self.anchor_viewpoints.cpu(), self.selection
         grid = self.model.space.grid()
         losses, modes, other = rows[:, : len(grid)], rows[:, len(grid) : -1].unflatten(1, (MODES, 3)), rows[:, -1]
-        found = choose(losses, modes, grid, self.match_settings, math.radians(settings.rival_deg))
+        found = choose(losses, modes, grid, self.match_settings, math.radians(settings.rival_deg), round)
         disagreement = viewpoint_error(grid[found.best], grid[other.nan_to_num().long()])
         rounds = self.trainer.em.rounds  # type: ignore[attr-defined]
         labels = select(round, rounds, found.viewpoint, found.score, found.margin, anchors, settings, disagreement)

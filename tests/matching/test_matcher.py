@@ -198,6 +198,15 @@ def test_the_mode_of_the_calibrated_choice_is_taken(pictures) -> None:
     assert torch.equal(found.viewpoint[0], modes[0, 1]) and torch.equal(found.viewpoint[1:], modes[1:, 0])
 
 
+def test_only_the_first_rounds_are_calibrated(pictures) -> None:
+    losses = bank_losses(pictures)
+    modes = refined_modes(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 0)
+    plain = choose(losses, modes, SPACE.grid(), MatchSettings(), RIVAL)
+    settings = MatchSettings(calibration="zscore", calibration_rounds=2)
+    same = [torch.equal(choose(losses, modes, SPACE.grid(), settings, RIVAL, r).margin, plain.margin) for r in range(4)]
+    assert same == [False, False, True, True]
+
+
 def test_the_mean_over_anchors_lies_between_the_best_and_the_worst(pictures) -> None:
     one, other = (losses_of(pictures, anchors_of(pictures, [k]), 50) for k in (0, 1))
     mean = losses_of(pictures, anchors_of(pictures, [0, 1]), 50, mean=True)
