@@ -43,7 +43,7 @@ class MatchSettings:
             of the pose over the pool, which takes the pool to be uniform in pose) or "robust" (the same over the
             pictures whose best pose is elsewhere), see :mod:`nvsm_lightning.matching.calibration`.
         calibration_deg: with robust: elsewhere = further than this.
-        calibration_rounds: E-steps that are calibrated, from the first. The bias belongs to the untrained features; once
+        calibration_rounds: E-steps that are calibrated, from the first. The bias is that of untrained features; once
             a network has learned from good pseudo labels its scores are better than their null (2,600 cars, after four
             rounds: 93 % of the pool right without calibration, 88 % with it).
         agreement: also find the best pose by the other source (bank or anchors), for ``selection.agree_deg``.

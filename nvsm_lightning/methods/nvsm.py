@@ -131,7 +131,7 @@ class NVSM(NeMo):
 
     def finish_matching(self, round: int, rows: Float[Tensor, "pool column"], data: Any) -> None:
         """Choose a pose for every picture and the pseudo labels among them, hand these to the data, write them down,
-        and set the bank from labelled and pseudo-labelled pictures.
+        and refill the bank.
 
         What was found for every pool picture stays in ``matches`` for reports until the next E-step: viewpoint
         [pool, 3], score, margin, rank and kept [pool].
@@ -156,7 +156,12 @@ class NVSM(NeMo):
         }  # fmt: skip
         data.accept(round, labels.index, labels.viewpoint, label_weights(rank[labels.index], settings.weight))
         self._report(labels, found.viewpoint, data)
-        self.fill_bank(data.labelled_and_pseudo_dataloader(limit=BANK_PICTURES))
+        self.refill_bank(data)
+
+    def refill_bank(self, data: Any) -> None:
+        """Set the bank from labelled and pseudo-labelled pictures, unless ``bank.refill`` is "once"."""
+        if self.model.bank_settings.refill == "each_round":
+            self.fill_bank(data.labelled_and_pseudo_dataloader(limit=BANK_PICTURES))
 
     def _report(self, labels: PseudoLabels, viewpoint: Float[Tensor, "pool 3"], data: Any) -> None:
         """CSV, log entries and one line; the hidden truth of the pool serves here and nowhere else."""
