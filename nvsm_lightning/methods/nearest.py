@@ -15,15 +15,14 @@ from nvsm_lightning.methods.unlearned import Unlearned
 
 class Nearest(Unlearned):
     """One-nearest-neighbour over the labelled pictures and their mirror images, by the cosine of centred features of a
-    frozen network. Pooled over 4 x 8 parts of the picture they find 51 % of the validation pictures of EPFL and Stanford
+    frozen network. Pooled over 4 x 8 parts of the picture it finds 51 % of the validation pictures of EPFL and Stanford
     cars within 30 degrees at seven labels, pooled over the whole picture 35 % (three draws, ResNet-18 up to layer3).
 
     Args:
         category: object category; follows --data.category.
         backbone: the network that reads pictures; never trained, whatever ``backbone.frozen`` says.
         mesh: what overlays draw.
-        rows: parts of the picture's height over which features are averaged.
-        columns: parts of its width.
+        parts: [rows, columns] of the picture over which features are averaged.
     """
 
     name = "nearest"
@@ -37,13 +36,12 @@ class Nearest(Unlearned):
         category: str = "car",
         backbone: TrunkSpec = TrunkSpec(),  # noqa: B008
         mesh: MeshSpec = MeshSpec(),  # noqa: B008
-        rows: int = 4,
-        columns: int = 8,
+        parts: list[int] = [4, 8],  # noqa: B006
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.mesh = category_mesh(mesh, category)
-        self.backbone = PooledTrunk(backbone, (rows, columns)).requires_grad_(False)
+        self.backbone = PooledTrunk(backbone, parts).requires_grad_(False)
         self.register_buffer("features", torch.zeros(1, self.backbone.dim))
         self.register_buffer("center", torch.zeros(self.backbone.dim))
         self.register_buffer("viewpoints", torch.zeros(1, 3))

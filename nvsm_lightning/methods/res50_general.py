@@ -27,8 +27,8 @@ class Res50General(PoseMethod):
         backbone: the network that reads pictures; its last stage is pooled.
         mesh: what overlays draw; the method knows no shape.
         bins: of each angle; odd.
-        rows: parts of the picture's height over which features are pooled; 1 = over all of it, as a ResNet does.
-        columns: parts of its width.
+        parts: [rows, columns] of the picture over which features are averaged; empty = all of it, as a ResNet does, or
+            [4, 8] where the network ends at layer3.
         legacy: read elevation and theta half a bin too low, as the reference code does.
         mirror_average: at test time average the scores with those of the mirrored picture, as the reference code does
             (symmetric categories).
@@ -46,8 +46,7 @@ class Res50General(PoseMethod):
         backbone: TrunkSpec = TrunkSpec(),  # noqa: B008
         mesh: MeshSpec = MeshSpec(),  # noqa: B008
         bins: int = 41,
-        rows: int = 1,
-        columns: int = 1,
+        parts: list[int] = [],  # noqa: B006
         legacy: bool = False,
         mirror_average: bool = True,
         learning_rate: float = 1e-4,
@@ -61,7 +60,7 @@ class Res50General(PoseMethod):
         self.learning_rate, self.head_learning_rate, self.weight_decay = learning_rate, head_learning_rate, weight_decay
         self.milestones = list(milestones)
         self.mesh = category_mesh(mesh, category)
-        self.backbone = PooledTrunk(backbone, (rows, columns))
+        self.backbone = PooledTrunk(backbone, parts)
         self.head = nn.Linear(self.backbone.dim, self.heads() * 3 * bins)
 
     def heads(self) -> int:
@@ -75,7 +74,10 @@ class Res50General(PoseMethod):
         return two_rates(trunk, head, *rates, self.weight_decay, self.milestones)
 
     def on_fit_start(self) -> None:
-        rank_zero_info(f"{self.name}: {self.backbone.spec.name} up to {self.backbone.stage}, pooled")
+        spec, parts = self.backbone.spec, self.backbone.parts
+        rank_zero_info(
+            f"{self.name}: {spec.name} up to {self.backbone.stage}, pooled over {parts[0]} x {parts[1]} parts"
+        )
 
     def scores(
         self, image: Float[Tensor, "batch 3 height width"], batch: dict[str, Any]

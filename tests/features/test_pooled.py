@@ -34,11 +34,11 @@ def test_global_pooling_is_that_of_torchvision(files) -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "stage", "dim"), [("auto", "layer3", 256), ("layer3", "layer3", 256), ("layer4", "layer4", 512)]
+    ("last", "stage", "dim"), [("auto", "layer3", 32 * 256), ("layer3", "layer3", 32 * 256), ("layer4", "layer4", 512)]
 )
 def test_a_file_up_to_layer3_is_pooled_there_unless_a_random_layer4_is_asked_for(files, last, stage, dim) -> None:
     net = PooledTrunk(TrunkSpec(weights=str(files / "cut.pt"), last=last)).eval()
-    assert (net.stage, net.dim) == (stage, dim)
+    assert (net.stage, net.dim, net.parts) == (stage, dim, (1, 1) if stage == "layer4" else (4, 8))
     with torch.no_grad():
         assert net(pictures()).shape == (3, dim)
     loaded = torch.load(files / "cut.pt")
@@ -46,11 +46,11 @@ def test_a_file_up_to_layer3_is_pooled_there_unless_a_random_layer4_is_asked_for
 
 
 def test_parts_keep_where_something_is(files) -> None:
-    net = PooledTrunk(TrunkSpec(name="small"), (2, 3)).eval()
+    net = PooledTrunk(TrunkSpec(name="small"), [2, 3]).eval()
     assert net.dim == 6 * 128 and net.stage == "layer3"
     with torch.no_grad():
         vector = net(pictures()).unflatten(1, (128, 2, 3))
-        whole = PooledTrunk(TrunkSpec(name="small"))
+        whole = PooledTrunk(TrunkSpec(name="small"), [1, 1])
         whole.load_state_dict(net.state_dict())
         torch.testing.assert_close(vector.mean((2, 3)), whole.eval()(pictures()), atol=1e-4, rtol=1e-3)
 
@@ -62,7 +62,8 @@ def test_a_picture_does_not_depend_on_its_company() -> None:
 
 
 def test_settings_that_cannot_be_are_named() -> None:
-    with pytest.raises(ConfigError, match="at least 1 x 1 parts; got 0 x 3"):
-        PooledTrunk(TrunkSpec(name="small"), (0, 3))
+    for parts in ([0, 3], [4], [1, 2, 3]):
+        with pytest.raises(ConfigError, match=r"over \[rows, columns\], at least \[1, 1\]; got"):
+            PooledTrunk(TrunkSpec(name="small"), parts)
     with pytest.raises(ConfigError, match="last must be auto, layer3 or layer4; got 'layer5'"):
         TrunkSpec(last="layer5")

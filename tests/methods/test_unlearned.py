@@ -41,7 +41,7 @@ def test_the_nearest_picture_of_a_labelled_picture_is_itself(make_data) -> None:
 
 def test_a_slightly_changed_picture_keeps_its_neighbour_and_others_are_further(make_data) -> None:
     data = make_data()
-    method = started(Nearest, data, rows=2, columns=4)
+    method = started(Nearest, data, parts=[2, 4])
     batch = next(iter(data.anchor_dataloader()))
     noise = 0.02 * torch.rand(batch["image"].shape, generator=torch.Generator().manual_seed(0))
     viewpoint, loss = method.estimate({**batch, "image": batch["image"] + noise})
@@ -75,8 +75,7 @@ def test_guesses_are_those_of_the_row_of_the_same_name(kind, make_data) -> None:
 
 
 def test_another_seed_draws_otherwise(make_data) -> None:
-    root = str(make_data().label_list)
-    one, other = (started(Random, make_data(label_seed=seed, label_list=root)) for seed in (0, 1))
+    one, other = (started(Random, make_data(label_seed=seed)) for seed in (0, 1))  # the labels are those of a list
     index = {"index": torch.arange(10)}
     assert not torch.equal(one.estimate(index)[0], other.estimate(index)[0])
 
