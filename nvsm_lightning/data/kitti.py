@@ -129,9 +129,11 @@ class KITTI(PublishedData):
         if min(label.height, label.width, label.length) <= 0 or label.location[2] <= 0:
             raise DataError(f"{where}: size or depth is not positive; unpack the labels again.")
         location = torch.tensor(label.location, dtype=torch.float64)
-        view = kitti_view(
-            location, location.new_tensor(label.rotation_y), location.new_tensor(label.height), projection
-        )
+        if self.rectify:  # seen from the colour camera, which stands 6 cm beside the labels' camera 0
+            location = location + torch.linalg.solve(projection[:, :3], projection[:, 3])
+            projection = torch.cat((projection[:, :3], torch.zeros_like(projection[:, 3:])), -1)
+        heading, height = location.new_tensor(label.rotation_y), location.new_tensor(label.height)
+        view = kitti_view(location, heading, height, projection)
         unit = self.metres_per_unit or math.hypot(label.height, label.width, label.length)
         azimuth, elevation, theta = view.viewpoint.tolist()
         focal, principal, warp = float(projection[0, 0]), tuple(view.principal.tolist()), None
@@ -178,6 +180,8 @@ def read_labels(file: Path) -> list[KittiLabel]:
                 numbers[7], numbers[8], numbers[9], (numbers[10], numbers[11], numbers[12]), numbers[13],
             )
         )  # fmt: skip
+    if not labels:
+        raise DataError(f"{file} is empty; unpack KITTI's labels again.")
     return labels
 
 
@@ -192,7 +196,8 @@ def read_projection(file: Path) -> Float[Tensor, "3 4"]:
         if name.strip() != "P2":
             continue
         numbers = _numbers(rest.split(), f"{file}:{row}")
-        if len(numbers) != 12 or numbers[0] <= 0 or abs(numbers[10] - 1) > 1e-3:
+        zeros = max(abs(numbers[place]) for place in (1, 4, 8, 9)) if len(numbers) == 12 else 1.0
+        if zeros > 1e-3 or min(numbers[0], numbers[5]) <= 0 or abs(numbers[10] - 1) > 1e-3:
             raise DataError(f"{file}:{row}: P2 is not the projection of a camera ({numbers}); unpack calib again.")
         return torch.tensor(numbers, dtype=torch.float64).reshape(3, 4)
     raise DataError(f"{file} has no row `P2:`; unpack KITTI's calib again.")

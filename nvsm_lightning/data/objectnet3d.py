@@ -48,6 +48,8 @@ class ObjectNet3D(PublishedData):
         file = root / "Annotations" / f"{name}.mat"
         records = []
         for place, item in enumerate(read_items(file)):
+            if not item.category:
+                raise DataError(f"Annotation {file}: object {place + 1} has no class; unpack it again.")
             if self.category not in ("all", item.category):
                 continue
             view = view_of(item, self.coarse) if self.difficult or not item.difficult else "marked as difficult"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from nvsm_lightning.data.annotation import Item, find_picture, object_record, read_items, view_of
-from nvsm_lightning.data.published import PublishedData, is_file, read_ids
+from nvsm_lightning.data.published import PublishedData, read_ids
 from nvsm_lightning.data.record import Part, Record
 from nvsm_lightning.errors import ConfigError, DataError
 
@@ -75,13 +75,12 @@ class Pascal3D(PublishedData):
         return found
 
     def _ids(self, root: Path, category: str, source: str, part: str) -> list[str]:
-        """The ids of a list. The VOC half has none of its own: VOC's, of which those without an annotation are not
-        meant."""
-        own = root / "Image_sets" / f"{category}_{source}_{part}.txt"
+        """The ids of a list. The VOC half has VOC's, of all its pictures: meant are those that are here."""
+        own, subset = root / "Image_sets" / f"{category}_{source}_{part}.txt", f"{category}_{source}"
         if source == "imagenet" or own.is_file():
             return read_ids(own, RELEASE)
-        ids = read_ids(root / VOC_LISTS / f"{part}.txt", RELEASE)
-        return [key for key in ids if is_file(root / "Annotations" / f"{category}_{source}" / f"{key}.mat")]
+        here = {file.stem for folder in ("Images", "Annotations") for file in (root / folder / subset).glob("*")}
+        return [key for key in read_ids(root / VOC_LISTS / f"{part}.txt", RELEASE) if key in here]
 
     def _check_subtypes(self, root: Path, category: str) -> None:
         if not self.subtypes:

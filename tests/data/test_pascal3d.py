@@ -1,8 +1,9 @@
 import pytest
 from layouts import degrees, viewpoint_struct, write_annotation
+from published_layouts import write_pascal3d
 
 from nvsm_lightning.data import CropSpec, Pascal3D, ToyCars
-from nvsm_lightning.errors import DataError
+from nvsm_lightning.errors import ConfigError, DataError
 
 FIRST = "Annotations/car_imagenet/n02814530_0000.mat"
 
@@ -90,3 +91,54 @@ def test_the_toy_set_is_a_pascal3d_folder(pascal, tmp_path) -> None:
     assert data.name == "toy_cars" and len(data.test) == 6
     with pytest.raises(DataError, match="nvsm prepare toy"):
         ToyCars(str(tmp_path)).setup("fit")
+
+
+@pytest.fixture
+def release(tmp_path):
+    return write_pascal3d(tmp_path / "release")
+
+
+def count(root, **settings) -> int:
+    return len(Pascal3D(str(root), **settings).read(root))
+
+
+def test_filters_are_choices(release):
+    assert count(release) == 13  # the first object of each picture, as NeMo
+    data = Pascal3D(str(release), filter="none")
+    assert len(data.read(release)) == 17  # and the second cars
+    assert {reason: len(ids) for reason, ids in data.left_out.items()} == {
+        "of another category": 4,
+        "without a viewpoint": 4,
+    }
+    assert len({record.key for record in data.read(release)}) == 17
+    assert {record.occlusion for record in data.read(release)} == {"whole", "truncated"}
+    assert count(release, filter="voc") == 13
+    assert count(release, subtypes=["SUV"]) == 6
+    with pytest.raises(DataError, match=r"no subtype 'tank'; the list of the release: hatchback, sedan, SUV, others"):
+        count(release, subtypes=["tank"])
+    with pytest.raises(ConfigError, match="filter must be one of nemo, none, voc"):
+        Pascal3D(str(release), filter="all")
+
+
+def test_the_voc_half_and_coarse_labels(release):
+    assert count(release, source="pascal") == 2  # first objects: a car, a coarse one, a person without pose, a car
+    assert count(release, source="pascal", filter="none") == 4
+    assert count(release, source="pascal", filter="voc") == 2
+    assert count(release, source="both", filter="none") == 21
+    records = Pascal3D(str(release), source="pascal", coarse=True).read(release)
+    boxed = next(record for record in records if not record.has_camera)
+    assert degrees(boxed.viewpoint) == pytest.approx((135, 10, 0)) and boxed.box == (1, 1, 64, 48)
+    assert boxed.key == "Images/car_pascal/2008_000032.jpg" and boxed.part == "train"
+    (release / "PASCAL/VOCdevkit/VOC2012/ImageSets/Main/val.txt").unlink()
+    with pytest.raises(DataError, match=r"Main/val.txt does not exist; --data.root must be"):
+        count(release, source="pascal")
+
+
+def test_damage_is_skipped_and_listed_if_asked_for(release):
+    (release / "Annotations/car_imagenet/n02814530_0000.mat").write_bytes(b"cut")
+    (release / "Images/car_imagenet/n02814531_0001.JPEG").unlink()
+    data = Pascal3D(str(release), damaged="skip")
+    with pytest.warns(UserWarning, match=r"2 damaged ones are skipped:\n.*0000.mat cannot be read"):
+        assert len(data.read(release)) == 11
+    assert [key for key, _ in data.faults] == ["car_imagenet/n02814530_0000", "car_imagenet/n02814531_0001"]
+    assert len(data.read(release)) == 11 and len(data.faults) == 2  # not added up
