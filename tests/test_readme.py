@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nvsm_lightning.bench import study, trials
-from nvsm_lightning.cli import doctor, lightning_cli, prepare
+from nvsm_lightning.cli import doctor, lightning_cli, prepare, prepare_mesh, prepare_occluded
 from nvsm_lightning.cli.main import COMMANDS
 from nvsm_lightning.data.pose_csv import read_table
 
@@ -49,6 +49,9 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
         calls = []
         monkeypatch.setattr("nvsm_lightning.toy.dataset.make_toy", lambda root, **settings: calls.append(root))
         monkeypatch.setattr(prepare, "check", lambda data: calls.append(data) or [])
+        monkeypatch.setattr(prepare_occluded, "make", lambda out, settings: calls.append(out) or [])
+        monkeypatch.setattr(prepare_mesh, "read_cad", lambda path: {})
+        monkeypatch.setattr(prepare_mesh, "save", lambda out, meshes, models: calls.append(out) or [])
         assert prepare.run(words) == 0
         assert calls
     elif words[0] in ("bench", "sweep"):

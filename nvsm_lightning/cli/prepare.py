@@ -49,7 +49,7 @@ SETS = {
 
 
 # name: module with `run(words) -> int`, which makes something of what is there
-MAKERS = {"occluded": "nvsm_lightning.cli.prepare_occluded"}
+MAKERS = {"occluded": "nvsm_lightning.cli.prepare_occluded", "mesh": "nvsm_lightning.cli.prepare_mesh"}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -74,6 +74,7 @@ def help_text() -> str:
     return (
         "usage: nvsm prepare toy --root DIR [--seed N] [--train N] [--test N]\n"
         "       nvsm prepare occluded --from NAME --root DIR --level L1 --occluders DIR --out DIR\n"
+        "       nvsm prepare mesh --kind single|multi|downsample --from CAD/car.mat --out DIR\n"
         "       nvsm prepare NAME [--root DIR --check]\n\n"
         "toy is made on the spot: cars rendered by this package, in the layout of PASCAL3D+. Nothing is downloaded.\n"
         "For the others the command says where the data is had and how it must lie; --check reads it and counts.\n\n"

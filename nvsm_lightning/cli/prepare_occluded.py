@@ -34,7 +34,9 @@ from nvsm_lightning.report.gallery import contact_sheet
 
 READERS = {"toy": "ToyCars", **{name: row[0] for name, row in SETS.items()}}
 SHARES = ("object_share", "context_share", "visible_share")
-COLUMNS = ("file", "split", *ANGLES, "distance", *CAMERA, *BOX, "group", "category", "cad_index", "source", *SHARES, "region")
+COLUMNS = (
+    "file", "split", *ANGLES, "distance", *CAMERA, *BOX, "group", "category", "cad_index", "source", *SHARES, "region",
+)  # fmt: skip
 SHEET = 40  # pictures on the contact sheet
 QUALITY = 95  # of the JPEG files
 
