@@ -81,6 +81,7 @@ def test_a_trunk_that_ends_where_its_weight_file_did_is_tested_without_the_file(
     files = (CONFIGS / "car_7shot.yaml", CONFIGS / "methods" / "res50_specific.yaml", place / "small.yaml")
     words = [word for file in files for word in ("--config", str(file))]
     words += ["--model.backbone.name", "resnet18", "--model.backbone.weights", str(tmp_path / "w.pt")]
+    words += ["--model.backbone.last", "auto"]
     run = tmp_path / "run"
     lightning_cli.run(["fit", *words, "--data.root", str(place / "toy"), "--run_dir", str(run)])
     (tmp_path / "w.pt").unlink()
