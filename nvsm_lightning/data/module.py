@@ -133,8 +133,8 @@ class PoseData(LightningDataModule):
             return
         self._everything = self.read(parts.existing(self.root, "--data.root"))
         finished = stage in ("validate", "test", "predict")
-        if self.anchors == "kmeans" and (finished or getattr(self.trainer, "ckpt_path", None)):
-            self._divide([], stage)  # the checkpoint will say which pictures were labelled
+        if self.anchors == "kmeans" and finished:  # the checkpoint will say which pictures were labelled
+            self._divide([], stage)
             return
         known = sum(record.part in ("train", "") and record.viewpoint is not None for record in self._everything)
         count = min(self.labels, known) if finished else self.labels  # a finished model needs none
@@ -214,7 +214,9 @@ class PoseData(LightningDataModule):
                 f"The checkpoint is of category {state['category']!r}, this run of {self.category!r}; "
                 "give a checkpoint of the same category, or change --data.category."
             )
-        if self.anchors == "kmeans" and not self.labelled:
+        mine = [record.key for record in self.labelled]
+        if self.anchors == "kmeans" and mine != state["labelled"] and len(mine) in (0, len(state["labelled"])):
+            # Chosen once: here the network may have begun with other weights, or rounded differently.
             known = {record.key: record for record in self._everything}
             stage = None if self.trainer is None else self.trainer.state.fn
             self._divide([known[key] for key in state["labelled"] if key in known], stage and stage.value)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from layouts import pose_rows
+from lightning.pytorch.trainer.states import TrainerFn
 
 from nvsm_lightning.data import CropSpec, PoseCSV
 from nvsm_lightning.data.anchors import central, centred
@@ -25,14 +26,12 @@ def describe(batch) -> torch.Tensor:
     return torch.nn.functional.one_hot(batch["index"] % 6, 6).float() + 0.001 * batch["index"][:, None]
 
 
-def make(folder, anchors: str, stage: str = "fit", checkpoint: str | None = None, **changes) -> PoseCSV:
+def make(folder, anchors: str, stage: str = "fit", **changes) -> PoseCSV:
     settings = {"labels": 6, "label_seed": 0, "crop": SPEC, "batch_size": 4, "epoch_images": 16}
     data = PoseCSV(str(folder), anchors=anchors, **(settings | changes))
-    state = SimpleNamespace(fn=SimpleNamespace(value=stage))
+    state = SimpleNamespace(fn=TrainerFn(stage))
     model = SimpleNamespace(describe=describe)
-    data.trainer = SimpleNamespace(
-        lightning_module=model, global_rank=0, world_size=1, ckpt_path=checkpoint, state=state
-    )
+    data.trainer = SimpleNamespace(lightning_module=model, global_rank=0, world_size=1, state=state)
     data.setup(stage)
     return data
 
@@ -105,7 +104,9 @@ def test_a_choice_without_labels_asks_for_them(write_csv) -> None:
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_the_labels_of_a_checkpoint_are_taken_over_not_chosen_again(folder, stage) -> None:
     fitted = make(folder, "kmeans")
-    later = make(folder, "kmeans", stage, checkpoint="last.ckpt", label_seed=3)
-    assert later.labelled == []
+    later = make(folder, "kmeans", stage, label_seed=3)
+    assert len(later.labelled) == (6 if stage == "fit" else 0) and keys(later) != keys(fitted)
+    with pytest.raises(DataError, match="other labelled pictures"):
+        make(folder, "kmeans", labels=5).load_state_dict(fitted.state_dict())
     later.load_state_dict(fitted.state_dict())
     assert keys(later) == keys(fitted) and later.pool == fitted.pool and later.test == fitted.test
