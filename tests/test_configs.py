@@ -12,7 +12,7 @@ from nvsm_lightning.cli.left_out import left_out
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = {
     folder: sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
-    for folder in ("datasets", "methods", "hardware", "folds", "ablations", "sweeps")
+    for folder in ("datasets", "methods", "hardware", "folds", "ablations", "sweeps", "options")
 }
 READERS = {
     "toy": "ToyCars",
@@ -136,6 +136,12 @@ def test_the_names_that_users_type_reach_their_settings(parse):
     assert config["seed_everything"] == 5
     assert config["model.init_args.category"] == "car"
     assert config["run_dir"] == "out"
+
+
+def test_the_moving_average_joins_the_other_callbacks(parse):
+    plain, averaged = (parse("fit", *files("car_7shot", *more))["trainer.callbacks"] for more in ((), ("options/ema",)))
+    names = [callback["class_path"].rsplit(".", 1)[-1] for callback in averaged]
+    assert names == [*(callback["class_path"].rsplit(".", 1)[-1] for callback in plain), "MovingAverage"]
 
 
 @pytest.mark.parametrize("name", NAMES["ablations"])

@@ -85,6 +85,24 @@ def test_fit_test_predict(data, method, rounds, place, tmp_path):
     assert all(0 <= row["azimuth_deg"] < 360 for row in predictions)
 
 
+def test_a_fit_with_a_moving_average_is_tested_saved_and_resumed_with_it(place, tmp_path):
+    words = ("--data.root", str(place / "toy"), "--trainer.em.rounds", "2", "--trainer.em.keep_rounds", "true")
+
+    def fit(name: str, epochs: int) -> Path:
+        run = ("--trainer.max_epochs", str(epochs), "--run_dir", str(tmp_path / name))
+        nvsm(place, "fit", *words, *run, files=("options/ema",))
+        return tmp_path / name
+
+    whole, part = fit("whole", 3), fit("part", 2)
+    saved = ["--config", str(part / "config.yaml"), "--ckpt_path", str(part / "checkpoints" / "last.ckpt")]
+    lightning_cli.run(["test", *saved, "--run_dir", str(tmp_path / "test")])
+    assert results(tmp_path / "test")["mean_err_deg"] == pytest.approx(results(part)["mean_err_deg"], abs=1e-4)
+    lightning_cli.run(["fit", *saved, "--trainer.max_epochs", "3"])
+    predictions = "tables/predictions.csv"
+    assert (part / predictions).read_text() == (whole / predictions).read_text()
+    assert results(part)["mean_err_deg"] != results(tmp_path / "test")["mean_err_deg"]
+
+
 def test_one_command_makes_the_embedded_set_it_needs(place, tmp_path, monkeypatch):
     asked = []
 

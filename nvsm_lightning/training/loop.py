@@ -5,10 +5,12 @@ ahead of the sampler's ``set_epoch``; the labels that an E-step accepts are ther
 trains on. Pseudo labels live in the datamodule's state, so a resumed fit has them back before anything else runs.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from torch import Tensor
 
@@ -84,19 +86,22 @@ class EMLoop(_FitLoop):
             self._evaluating(lambda: method.start_training(data))  # type: ignore[operator]
         number = self.em.round_at(epoch)
         if number is not None:
-            if self.em.keep_rounds:
-                folder = Path(self.trainer.default_root_dir) / "checkpoints"
-                self.trainer.save_checkpoint(folder / f"round_{number:02d}.ckpt", weights_only=True)
             self._evaluating(lambda: self.e_step(number))
             self._combined_loader = None  # the training set has changed: build a new loader
 
     def e_step(self, number: int) -> None:
         """Match this process's share of the pool, merge the shares, accept the pseudo labels (the same on every
-        process). Callbacks that have ``on_e_step_end(trainer, method, number)`` are called last, without gradients.
+        process). Callbacks that have ``on_e_step_start(trainer, method, number)`` are called first, and those that have
+        ``on_e_step_end`` last and in reverse order, so that what the first one has set up is there for all; without
+        gradients.
         """
         trainer, method = self.trainer, self.trainer.lightning_module
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(method, Matcher)  # _prepare has seen to it
+        self._call(trainer.callbacks, "on_e_step_start", number)  # type: ignore[attr-defined]
+        if self.em.keep_rounds:
+            folder = Path(trainer.default_root_dir) / "checkpoints"
+            trainer.save_checkpoint(folder / f"round_{number:02d}.ckpt", weights_only=True)
         method.start_matching(number, data)
         loader = data.pool_dataloader(trainer.global_rank, trainer.world_size)
         # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled
@@ -109,9 +114,12 @@ class EMLoop(_FitLoop):
         table = trainer.strategy.reduce(table, reduce_op="sum")
         rows = torch.where(table[:, -1:] > 0, table[:, :-1], torch.nan)
         method.finish_matching(number, rows, data)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if hasattr(callback, "on_e_step_end"):
-                callback.on_e_step_end(trainer, method, number)
+        self._call(reversed(trainer.callbacks), "on_e_step_end", number)  # type: ignore[attr-defined]
+
+    def _call(self, callbacks: Iterable[Callback], hook: str, number: int) -> None:
+        for callback in callbacks:
+            if hasattr(callback, hook):
+                getattr(callback, hook)(self.trainer, self.trainer.lightning_module, number)
 
     def _evaluating(self, action: Any) -> None:
         """Run without gradients, in evaluation mode and in the trainer's precision;

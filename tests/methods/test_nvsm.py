@@ -14,6 +14,7 @@ from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings
 from nvsm_lightning.methods import NVSM, NeMo
 from nvsm_lightning.methods.neural_mesh import BankSettings
+from nvsm_lightning.training.averaging import MovingAverage
 from nvsm_lightning.training.schedule import EMSchedule
 
 EM = EMSchedule(rounds=2, epochs_per_round=1)
@@ -186,14 +187,15 @@ class Recorded(NVSM):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(("precision", "averaged"), [("32-true", False), ("bf16-mixed", False), ("32-true", True)])
 def test_two_processes_train_the_model_that_one_trains(
-    make_method, make_data, make_trainer, tmp_path, precision
+    make_method, make_data, make_trainer, tmp_path, precision, averaged
 ) -> None:
     """To the last bit: anything less, two rounds of Adam and matching would turn into other pseudo labels."""
     backbone = BackboneSpec(name="small", dim=16, frozen=[], chunk=2)
     for world, strategy in ((1, "auto"), (2, "ddp_spawn")):
         options = {"devices": world, "strategy": strategy, "num_sanity_val_steps": 0, "precision": precision}
+        options["callbacks"] = [MovingAverage(0.8)] if averaged else []
         trainer = make_trainer(EMSchedule(2, 2), 4, **options)
         trainer.fit(make_method(Recorded, backbone=backbone), make_data(batch_size=4 // world))
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1_0", "2_0", "2_1"))
