@@ -89,7 +89,7 @@ def test_settings_that_a_method_lacks_are_named_and_not_dropped_in_silence(parse
     names = ("car_7shot", "datasets/stanford_cars", f"methods/{method}")
     missing = left_out([str(CONFIGS / f"{name}.yaml") for name in names], parse("fit", *files(*names))["model"])
     unlearned = ["learning_rate"] if method in ("nearest", "prior", "random") else []
-    assert missing == [*unlearned, "space", "solver"]
+    assert missing == [*unlearned, "space", "match", "solver"]
 
 
 @pytest.mark.parametrize("method", ["nemo", "nvsm"])
