@@ -78,7 +78,10 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
     for line in lines:
         print(line)
     faults = len(getattr(data, "faults", []))
-    return fail(f"{faults} damaged; restore them, or leave them out with --data.damaged skip") if faults else 0
+    if not faults:
+        return 0
+    text = "restore them, or go on without: --data.damaged skip leaves out damaged labels and missing pictures"
+    return fail(f"{faults} damaged; {text}; take damaged pictures off their list.")
 
 
 def check(data: Any) -> list[str]:
