@@ -19,7 +19,7 @@ import nvsm_lightning.data
 from nvsm_lightning.cli.main import did_you_mean
 from nvsm_lightning.cli.prepare import SETS
 from nvsm_lightning.data.crops import CropSpec, open_picture
-from nvsm_lightning.data.occlude import Level, Occluded, occlude, parse_level, write_annotation
+from nvsm_lightning.data.occlude import Level, Occluded, box_of, occlude, parse_level, write_annotation
 from nvsm_lightning.data.occluders import CutOut, excluded_for, read_occluders
 from nvsm_lightning.data.parts import existing
 from nvsm_lightning.data.pose_csv import ANGLES, BOX, CAMERA, OCCLUSION_FILE
@@ -223,12 +223,14 @@ def _write_lists(out: Path, folder: str, rows: list[dict[str, object]]) -> None:
 
 
 def _thumbnail(picture: Image.Image, region: np.ndarray) -> Image.Image:
-    """A small picture with the outline of the object region."""
+    """The surroundings of the object, small, with the outline of its region."""
+    y0, y1, x0, x1 = box_of(region)
+    dy, dx = (y1 - y0) // 2, (x1 - x0) // 2
     inside = region[1:-1, 1:-1]
     core = inside & region[:-2, 1:-1] & region[2:, 1:-1] & region[1:-1, :-2] & region[1:-1, 2:]
     colours = np.asarray(picture).copy()
     colours[1:-1, 1:-1][inside & ~core] = (255, 220, 0)
-    small = Image.fromarray(colours)
+    small = Image.fromarray(colours[max(0, y0 - dy) : y1 + dy, max(0, x0 - dx) : x1 + dx])
     small.thumbnail((200, 150))
     return small
 
