@@ -102,7 +102,7 @@ def write_occluded(root: Path, pascal: Path, level: str = "FGL1_BGL1") -> Path:
         picture(root / f"images/{folder}/{key}.JPEG", 200 + seed)
         occluder = np.zeros(SIZE[::-1], bool)
         occluder[10:30, 5 + seed : 25 + seed] = True
-        mask = np.zeros(SIZE[::-1], np.uint8)
+        mask = np.full(SIZE[::-1], 4, np.uint8)  # masks were JPEG files: not quite 0
         mask[6:44, 5:60] = 255
         target = root / f"annotations/{folder}/{key}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
