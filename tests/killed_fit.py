@@ -10,7 +10,7 @@ import time
 from nvsm_lightning.cli.main import main
 from nvsm_lightning.methods import NVSM
 
-MATCHING = 120.0  # seconds that the others would go on matching
+MATCHING = 600.0  # seconds that the others would go on matching
 start, match = NVSM.start_matching, NVSM.match
 
 

@@ -44,7 +44,7 @@ def two_processes(words: list[str], kill: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(Path(__file__).parent / "killed_fit.py"), *words, "--data.batch_size", "8"]
     root = str(Path(__file__).resolve().parents[1])
     environment = dict(os.environ, KILL=kill, PYTHONPATH=root, NVSM_DEBUG="1")
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=MATCHING)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=MATCHING / 2)
 
 
 def alive(output: str) -> list[int]:
