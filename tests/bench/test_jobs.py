@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,9 @@ def test_stopping_ends_the_fits_and_says_how_to_go_on(number, fit, tmp_path):
         "except KeyboardInterrupt as error:\n"
         "    print(error)\n"
     )
-    bench = subprocess.Popen([sys.executable, "-c", main], stdout=subprocess.PIPE, text=True)
+    # A shell that starts the tests in the background has SIGINT ignored, and children inherit that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    bench = subprocess.Popen([sys.executable, "-c", main], stdout=subprocess.PIPE, text=True, preexec_fn=heard)
     checkpoint = tmp_path / "out" / "a" / "checkpoints" / "last.ckpt"
     while not checkpoint.exists():
         assert bench.poll() is None

@@ -114,7 +114,9 @@ def test_erasing_covers_part_of_the_picture() -> None:
         assert 0.015 < covered.float().mean() < 0.16
 
 
-@pytest.mark.parametrize("bad", [{"mirror": 1.5}, {"paste": -0.1}, {"scale": 1.0}, {"shift": -1.0}, {"brightness": math.inf}])
+@pytest.mark.parametrize(
+    "bad", [{"mirror": 1.5}, {"paste": -0.1}, {"scale": 1.0}, {"shift": -1.0}, {"brightness": math.inf}]
+)
 def test_senseless_strengths_are_refused(bad) -> None:
     with pytest.raises(ConfigError, match="augment"):
         Augmentation(**bad)
