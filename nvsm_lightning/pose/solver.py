@@ -43,11 +43,24 @@ class SolverSettings:
 
 @dataclass(frozen=True)
 class PoseEstimate:
-    """Best pose of each picture and its loss; ``start`` is the grid pose from which it was refined."""
+    """Best pose of each picture and its loss; ``start`` is the grid pose from which it was refined; ``scored`` is all
+    that was scored on the way.
+    """
 
     viewpoint: Float[Tensor, "batch 3"]
     loss: Float[Tensor, " batch"]
     start: Float[Tensor, "batch 3"]
+    scored: "ScoredPoses | None" = None
+
+
+@dataclass(frozen=True)
+class ScoredPoses:
+    """Losses of a batch at every pose of the start grid, and its refined modes with theirs."""
+
+    grid: Float[Tensor, "pose 3"]
+    grid_loss: Float[Tensor, "batch pose"]
+    mode: Float[Tensor, "batch mode 3"]
+    mode_loss: Float[Tensor, "batch mode"]
 
 
 def grid_losses(
@@ -136,4 +149,5 @@ def solve(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, setti
     rows = torch.arange(len(winner), device=device)
     viewpoint = refined[rows, winner]
     viewpoint[:, 0] %= 2 * torch.pi
-    return PoseEstimate(viewpoint, refined_loss[rows, winner], start[rows, winner])
+    scored = ScoredPoses(grid, loss, refined, refined_loss)
+    return PoseEstimate(viewpoint, refined_loss[rows, winner], start[rows, winner], scored)
