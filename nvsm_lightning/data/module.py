@@ -259,10 +259,14 @@ class PoseData(LightningDataModule):
         chosen = self._training_set(limit)
         return self._loader(with_mirrors(chosen, self.mirror if mirrored is None else mirrored))
 
-    def anchor_dataloader(self) -> DataLoader[Batch]:
-        """The labelled pictures in order, without augmentation, then (if ``mirror``) their mirror images."""
-        source, known = torch.arange(len(self.labelled)), viewpoints(self.labelled)
-        anchors = PoseDataset(self._part_crops("train"), source, known, subtype=subtypes(self.labelled))
+    def anchor_dataloader(self, limit: int | None = None) -> DataLoader[Batch]:
+        """The labelled pictures (with a ``limit``, evenly spaced ones) in order, without augmentation, then (if
+        ``mirror``) their mirror images."""
+        source = torch.arange(len(self.labelled))
+        if limit is not None and len(source) > limit:
+            source = torch.linspace(0, len(source) - 1, limit).round().long()
+        known, kinds = viewpoints(self.labelled)[source], subtypes(self.labelled)[source]
+        anchors = PoseDataset(self._part_crops("train"), source, known, subtype=kinds)
         return self._loader(with_mirrors(anchors, self.mirror))
 
     def pool_dataloader(self, rank: int = 0, world: int = 1) -> DataLoader[Batch]:

@@ -15,6 +15,8 @@ from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings
 from nvsm_lightning.training.optimizers import stage_rates
 
+BANK_PICTURES = 512  # enough for the first means of the bank; training goes on moving them
+
 
 class NeMo(PoseMethod):
     """Contrastive training of a backbone and a vertex bank on labelled pictures; pose by feature-level
@@ -101,9 +103,10 @@ class NeMo(PoseMethod):
         """Before the first epoch: centre the features on the training pictures (no label used) and fill the bank from
         the labelled ones.
         """
-        batches = (self.transfer_batch_to_device(batch, self.device, 0) for batch in data.anchor_dataloader())
+        anchors = data.anchor_dataloader(limit=BANK_PICTURES)
+        batches = (self.transfer_batch_to_device(batch, self.device, 0) for batch in anchors)
         self.model.backbone.calibrate((batch["image"], batch["camera"]) for batch in batches)
-        self.fill_bank(data.anchor_dataloader())
+        self.fill_bank(anchors)
 
     def fill_bank(self, loader: Any) -> None:
         """Set the bank to the mean features of all pictures of a loader."""

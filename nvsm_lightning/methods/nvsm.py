@@ -24,12 +24,10 @@ from nvsm_lightning.matching.matcher import (
 )
 from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings, gate_rank, label_weights, select
-from nvsm_lightning.methods.nemo import NeMo
+from nvsm_lightning.methods.nemo import BANK_PICTURES, NeMo
 from nvsm_lightning.pose.likelihood import Evidence
 from nvsm_lightning.pose.solver import grid_losses
 from nvsm_lightning.render.renderer import FeatureRenderer
-
-BANK_PICTURES = 512  # enough for the means of a round; training goes on moving them
 
 
 class NVSM(NeMo):

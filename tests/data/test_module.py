@@ -55,6 +55,10 @@ def test_loaders_orders_and_shards(folder) -> None:
     anchors = list(data.anchor_dataloader())
     assert indices(anchors) == list(range(7)) * 2 and torch.cat([b["mirrored"] for b in anchors]).sum() == 7
     assert indices(make(folder, mirror=False).anchor_dataloader()) == list(range(7))
+    few = make(folder, mirror=False).anchor_dataloader(limit=3)
+    assert indices(few) == [0, 3, 6]
+    poses = torch.cat([batch["viewpoint"] for batch in few])
+    assert torch.equal(poses, torch.cat([batch["viewpoint"] for batch in anchors])[[0, 3, 6]])
     batch = next(iter(data.val_dataloader()))
     assert batch["image"].shape == (4, 3, 32, 64) and len(batch["camera"]) == 4
 
