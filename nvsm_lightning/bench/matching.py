@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,12 +18,14 @@ from rich.progress import track
 from torch import Tensor
 
 from nvsm_lightning.bench.contenders import Contender
+from nvsm_lightning.bench.pool_features import PoolFeatures
+from nvsm_lightning.bench.retrieval import TwoStage, pair_scores
 from nvsm_lightning.data.module import PoseData
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.features.backbone import STRIDE, Backbone
 from nvsm_lightning.geometry.cameras import Camera
+from nvsm_lightning.matching.feature_cache import FeatureCache
 from nvsm_lightning.matching.matcher import Anchors
-from nvsm_lightning.matching.synthesis import map_similarity, synthesise
 from nvsm_lightning.methods.neural_mesh import NeuralMesh
 from nvsm_lightning.metrics.pose import pose_error
 from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, object_scores
@@ -50,6 +54,12 @@ class MatchingSpec:
         same_group: also match pictures of the anchor's own group (sequence, object or CAD model), which is much easier.
             Where all pictures are of one group it tells nothing, and all are matched.
         gallery: anchors shown in the galleries; 0 draws none.
+        cache: folder that keeps feature maps of the pool (bf16, a quarter of a megabyte for a picture of 160 x 384):
+            the next measurement of the same weights, crops and pictures does not read the pictures again. Empty: none.
+        cache_gb: gigabytes that the folder may take; what was not used for longest is deleted.
+        retrieval: "all" (every picture is scored for every anchor and shift) or "two_stage" (only those on a short list
+            by pooled, projected maps; needs ``cache``).
+        shortlist: with two_stage: share of the pool that is scored for each anchor and shift.
     """
 
     anchors: int = 7
@@ -62,10 +72,20 @@ class MatchingSpec:
     features: list[str] = field(default_factory=lambda: ["layer2", "layer3", "project", "random"])
     same_group: bool = False
     gallery: int = 3
+    cache: str = ""
+    cache_gb: float = 20.0
+    retrieval: Literal["all", "two_stage"] = "all"
+    shortlist: float = 0.05
 
     def __post_init__(self) -> None:
         if self.anchors < 1 or self.top < 1 or self.gallery < 0 or not self.azimuths_deg:
             raise ConfigError(f"The matching experiment needs >= 1 anchor, top picture and azimuth shift; got {self}.")
+        if not 0 < self.shortlist <= 1 or self.cache_gb <= 0:
+            raise ConfigError(f"The matching experiment needs a shortlist in (0, 1] and cache_gb > 0; got {self}.")
+        if self.retrieval == "two_stage" and not self.cache:
+            raise ConfigError(
+                "--retrieval two_stage reads the feature maps twice: give a folder for them with --cache."
+            )
 
     def shifts(self, azimuth_only: bool) -> list[tuple[str, float]]:
         """(angle, degrees) of every shift."""
@@ -102,11 +122,10 @@ def score_shifts(
     vertex, seen = anchor.vertex[0], anchor.visible[0].to(anchor.vertex)
     if synthesis == "map":
         rows = [
-            _map_scores(
-                feature_map[item : item + 1],
+            pair_scores(
+                feature_map[item].expand(len(poses), -1, -1, -1),
                 camera[item : item + 1].expanded(len(poses)),
-                vertex,
-                seen,
+                anchor,
                 poses,
                 renderer,
                 score,
@@ -121,17 +140,6 @@ def score_shifts(
         return total / evidence.table.shape[1]
     presence = Evidence(seen.expand_as(evidence.table), evidence.clutter, camera)
     return total / object_scores(presence, views, renderer)[0].sum(-1).clamp_min(1)
-
-
-def _map_scores(
-    picture: Tensor, camera: Camera, vertex: Tensor, seen: Tensor, poses: Tensor, renderer: FeatureRenderer, score: str
-) -> Float[Tensor, " pose"]:
-    with torch.autocast(picture.device.type, enabled=False):
-        similarity = map_similarity(synthesise(vertex, poses, camera, renderer), picture.expand(len(poses), -1, -1, -1))
-        if score == "mean":
-            return similarity
-        area = synthesise(seen[:, None], poses, camera, renderer).sum((1, 2, 3))
-        return similarity * picture[0, 0].numel() / area.clamp_min(1)
 
 
 class Matching:
@@ -205,17 +213,56 @@ class Matching:
             with self.precision():
                 backbone.calibrate((batch["image"], batch["camera"]) for batch in self._moved(self._anchor_batches()))
         anchors = self.anchor_features(backbone)
-        score = torch.full((len(anchors.viewpoint), len(self.shifts), len(self.data.pool)), torch.nan)
-        loader = self.data.pool_dataloader()
-        for batch in self._moved(track(loader, f"{contender.name:<24}", total=len(loader))):
-            feature_map = self.features(backbone, batch["image"])
-            camera, renderer = batch["camera"].scaled(1 / STRIDE), self.model.renderer(feature_map)
-            for number in range(len(score)):
-                one = Anchors(*(part[number : number + 1] for part in vars(anchors).values()))
-                poses = self.poses[number].to(self.device)
-                rows = score_shifts(feature_map, camera, one, poses, renderer, self.spec.synthesis, self.spec.score)
-                score[number, :, batch["index"].cpu()] = rows.T.cpu()
+        if self.spec.cache:
+            score = self._cached_scores(contender.name, backbone, anchors)
+        else:
+            score = self._scores(contender.name, backbone, anchors)
         return self.best(contender, score), backbone
+
+    def _scores(self, name: str, backbone: Backbone, anchors: Anchors) -> Float[Tensor, "anchor shift pool"]:
+        score = self._no_scores(anchors)
+        loader = self.data.pool_dataloader()
+        for batch in self._moved(track(loader, f"{name:<24}", total=len(loader))):
+            feature_map = self.features(backbone, batch["image"])
+            self._score(score, anchors, feature_map, batch["camera"].scaled(1 / STRIDE), batch["index"].cpu())
+        return score
+
+    def _cached_scores(self, name: str, backbone: Backbone, anchors: Anchors) -> Float[Tensor, "anchor shift pool"]:
+        """The same from the feature cache: of all pictures, or of those on short lists."""
+        with self.precision():
+            kind = self.device.type
+            precision = str(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32)
+        cache = FeatureCache(Path(self.spec.cache), self.spec.cache_gb)
+        features = PoolFeatures(self.data, backbone, partial(self._moved_features, backbone), name, precision, cache)
+        shards = partial(features.shards, f"{name:<24}")
+        first = next(iter(shard for position, shard in features.shards() if len(position)))
+        if self.spec.retrieval == "two_stage":
+            renderer = self.model.renderer(first.maps[:1].to(self.device))
+            stages = TwoStage(shards, renderer, self.spec.shortlist, self.spec.score)
+            return stages.scores(anchors, self.poses.to(self.device), self.candidates)
+        score = self._no_scores(anchors)
+        for position, shard in shards():
+            for rows in torch.arange(len(position)).split(self.data.batch_size):
+                feature_map, camera = shard.maps[rows].to(self.device).float(), shard.camera[rows].to(self.device)
+                self._score(score, anchors, feature_map, camera, position[rows])
+        return score
+
+    def _no_scores(self, anchors: Anchors) -> Float[Tensor, "anchor shift pool"]:
+        return torch.full((len(anchors.viewpoint), len(self.shifts), len(self.data.pool)), torch.nan)
+
+    def _score(
+        self, score: Tensor, anchors: Anchors, feature_map: Tensor, camera: Camera, position: Int[Tensor, " picture"]
+    ) -> None:
+        """Fill in the scores of some pictures; ``camera`` in map pixels."""
+        renderer = self.model.renderer(feature_map)
+        for number in range(len(score)):
+            one = Anchors(*(part[number : number + 1] for part in vars(anchors).values()))
+            poses = self.poses[number].to(self.device)
+            rows = score_shifts(feature_map, camera, one, poses, renderer, self.spec.synthesis, self.spec.score)
+            score[number, :, position] = rows.T.cpu()
+
+    def _moved_features(self, backbone: Backbone, image: Tensor) -> Float[Tensor, "batch dim h w"]:
+        return self.features(backbone, image.to(self.device))
 
     def features(self, backbone: Backbone, image: Tensor) -> Float[Tensor, "batch dim h w"]:
         """Feature maps in the precision of training."""
