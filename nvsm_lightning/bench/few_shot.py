@@ -4,8 +4,10 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from nvsm_lightning.bench.options import common, numbers, parser
-from nvsm_lightning.bench.study import Check, Study, Variant
+from nvsm_lightning.bench.finished import given_runs
+from nvsm_lightning.bench.options import common, numbers, parser, run_folders
+from nvsm_lightning.bench.split_tables import MEAN, WEIGHTED, common_notes, long_sheet, split_row, write_split
+from nvsm_lightning.bench.study import Check, Collected, Options, Study, Variant, read_yaml
 from nvsm_lightning.bench.tables import write_tables
 from nvsm_lightning.errors import ConfigError
 
@@ -21,6 +23,9 @@ The files of --config come first, then that of the method, then every option thi
 all fits. Finished fits are kept, interrupted ones resumed: the same command goes on. To change a setting of one method
 only, write it into a file of its own and name it in --methods.
 
+With --categories every category is a model of its own; the table is then of all their pictures together, and a second
+one, by_category, has each of them, their plain mean, and their mean weighted by pictures.
+
   nvsm bench few-shot --config configs/car_7shot.yaml --labels 7 --seeds 2 --methods nemo,nvsm --out runs/few_shot
 """
 
@@ -34,14 +39,57 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
         default="nemo,nvsm",
         help="Files of configs/methods without .yaml, or paths of YAML files; the first is the base of differences.",
     )
+    options_of.add_argument(
+        "--categories", default=None, help="Names, comma between, or a YAML file {name: [options of its fits]}."
+    )
+    options_of.add_argument("--runs", default=None, help="Folders of finished fits, comma between, not made again.")
     options, further = options_of.parse_known_args(list(words))
     shared = common(options, further)
     labels = numbers(options.labels, "--labels")
     files = {path.stem: path for path in map(method_file, options.methods.split(","))}
-    study = Study(plan(labels, files, shared.arguments), shared.seeds, shared.folds)
-    collected = study.run(shared.out, shared.parallel, check)
+    categories = read_categories(options.categories)
+    if categories and len(shared.folds) > 1:
+        raise ConfigError("--categories and --folds do not go together.")
+    folds = tuple((*shared.folds[0], *words) for words in categories.values()) or shared.folds
+    study = Study(plan(labels, files, shared.arguments), shared.seeds, folds, tuple(categories))
+    collected = study.run(shared.out, shared.parallel, check, given_runs(study, run_folders(options.runs)))
     write_tables(study, collected, shared.tables, "Few-shot bench", with_published=True)
+    if categories:
+        write_categories(study, collected, shared.tables)
     return 0
+
+
+def read_categories(text: str | None) -> dict[str, Options]:
+    """{category: its options of ``nvsm fit``} of ``--categories``: names, or a YAML file {name: [further options]}.
+
+    Raises:
+        ConfigError: no such file, or its content is something else.
+    """
+    if text is None:
+        return {}
+    if text.endswith((".yaml", ".yml")):
+        content = read_yaml(text, "--categories")
+        if not isinstance(content, dict) or not all(isinstance(words, list) for words in content.values()):
+            raise ConfigError(f"{text}: expected lines `category: [options of nvsm fit]`.")
+    else:
+        content = {name.strip(): [] for name in text.split(",") if name.strip()}
+    return {name: ("--data.category", name, *map(str, words)) for name, words in content.items()}
+
+
+def write_categories(study: Study, collected: Sequence[Collected], folder: Path) -> None:
+    """``by_category.*``: a column a category, and both means."""
+    rows = []
+    for one in collected:
+        errors = {
+            category: {key: error for key, error in one.errors.items() if key[1] == fold}
+            for fold, category in enumerate(study.categories)
+        }
+        rows.append(split_row(one.variant.group, one.variant.name, errors, study.seeds))
+    first, parts = collected[0].one, (*study.categories, MEAN, WEIGHTED)
+    notes = common_notes(rows, study.seeds, [result for one in collected for result in one.results.values()])
+    notes.append("mean: of the categories; weighted mean: by their pictures (of medians too), as NeMo's code has it.")
+    title = f"Few-shot bench by category: {first['dataset']}" + (", rendered" if first["synthetic"] else "")
+    write_split(long_sheet(title, "labels", parts, rows, notes), rows, "labels", parts, folder, "by_category")
 
 
 def plan(labels: Sequence[int], methods: dict[str, Path], arguments: Sequence[str]) -> tuple[Variant, ...]:

@@ -1,4 +1,4 @@
-"""Many fits as one piece of work: each in its own process and run folder, skipped when done, resumed if interrupted."""
+"""Many fits or tests as one piece of work: each in its own process and run folder, skipped when done, fits resumed."""
 
 import fcntl
 import json
@@ -24,22 +24,26 @@ from rich.text import Text
 
 from nvsm_lightning.errors import ConfigError, NVSMError
 
-COMMAND = (sys.executable, "-m", "nvsm_lightning", "fit")
+COMMAND = (sys.executable, "-m", "nvsm_lightning")
 TAIL = 15  # lines of the log of a failed fit that are shown
 PATIENCE = 15.0  # seconds that a fit has to end by itself when everything is stopped
 
 
 @dataclass(frozen=True)
 class Job:
-    """One fit.
+    """One fit, or another command that writes ``results.json`` into its run folder.
 
     Attributes:
         name: its run folder below that of the whole piece of work; may contain ``/``.
         arguments: what follows ``nvsm fit``, without ``--run_dir``.
+        command: of ``nvsm``.
+        inputs: further files that it reads; a run on other contents is not of this job.
     """
 
     name: str
     arguments: tuple[str, ...]
+    command: str = "fit"
+    inputs: tuple[str, ...] = ()
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, parallel: int = 1) -> dict[str, dict[str, Any]]:
@@ -91,10 +95,11 @@ def finished(job: Job, folder: Path) -> bool:
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
-    """What decides whether a stored run is of this job: its arguments, and a checksum of each ``--config`` file."""
+    """What decides whether a stored run is of this job: arguments, a checksum of each ``--config`` file and input."""
     words = job.arguments
     names = [after for word, after in pairwise(words) if word in ("--config", "-c")]
     names += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    names += job.inputs
     files = {name: zlib.crc32(Path(name).read_bytes()) if Path(name).is_file() else None for name in names}
     return {"arguments": list(words), "files": files}
 
@@ -104,8 +109,17 @@ def command_of(job: Job, folder: Path) -> tuple[str, ...]:
     run = folder / job.name
     checkpoint = run / "checkpoints" / "last.ckpt"
     if checkpoint.is_file() and (run / "config.yaml").is_file() and _same(job, run):
-        return (*COMMAND, "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint), "--run_dir", str(run))
-    return (*COMMAND, *job.arguments, "--run_dir", str(run))
+        return (
+            *COMMAND,
+            "fit",
+            "--config",
+            str(run / "config.yaml"),
+            "--ckpt_path",
+            str(checkpoint),
+            "--run_dir",
+            str(run),
+        )
+    return (*COMMAND, job.command, *job.arguments, "--run_dir", str(run))
 
 
 def _same(job: Job, run: Path) -> bool:

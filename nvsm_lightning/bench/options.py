@@ -76,3 +76,8 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     if not found or (min(found) < 1 and option != "--seeds") or (found == (0,) and "," not in text):
         raise ConfigError(f"{option} {text}: expected positive whole numbers between commas.")
     return found
+
+
+def run_folders(text: str | None) -> list[Path]:
+    """The folders of ``--runs``, comma between."""
+    return [Path(name.strip()).expanduser() for name in (text or "").split(",") if name.strip()]

@@ -1,19 +1,20 @@
 """A study: variants times label draws times folds, as jobs, and what their runs say."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nvsm_lightning.bench.jobs import Job, finished, run_jobs
+from nvsm_lightning.bench.jobs import Job, finished, read_results, run_jobs
 from nvsm_lightning.bench.statistics import Source
 from nvsm_lightning.errors import ConfigError, DataError
 
 Options = tuple[str, ...]
-Check = Callable[[Sequence[str]], None]  # parses the arguments of a fit and raises if they are not understood
+# Parses the arguments of a fit and raises if they are not understood; returns its whole configuration as YAML.
+Check = Callable[[Sequence[str]], str]
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,20 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """Variants, the seeds of their label draws, and folds (one empty one for none)."""
+    """Variants, the seeds of their label draws, and folds (one empty one for none).
+
+    ``categories`` names the folds where each is a category of its own.
+    """
 
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...]
     folds: tuple[Options, ...] = ((),)
+    categories: tuple[str, ...] = ()
 
     def name(self, variant: Variant, seed: int, fold: int) -> str:
         """Name of a job, which is also its folder."""
+        if self.categories:
+            return f"{variant.folder}/{self.categories[fold]}/seed_{seed}"
         below = f"/fold_{fold + 1}" if len(self.folds) > 1 else ""
         return f"{variant.folder}/seed_{seed}{below}"
 
@@ -66,21 +73,24 @@ class Study:
             *((*first, *fold) for fold in self.folds[1:]),
         ]
 
-    def run(self, folder: Path, parallel: int, check: Check | None = None) -> list["Collected"]:
+    def run(
+        self, folder: Path, parallel: int, check: Check | None = None, given: Mapping[str, Path] | None = None
+    ) -> list["Collected"]:
         """Run what is missing and read everything, one item a variant.
 
         Args:
             folder: of the study; the runs lie in ``fits`` below it.
             parallel: fits at a time.
             check: called with arguments of fits that cover every option, before the first of them begins.
+            given: run folders, by name of the job, of fits that were made elsewhere.
         """
-        fits = folder / "fits"
-        jobs = self.jobs()
+        fits, given = folder / "fits", given or {}
+        jobs = [job for job in self.jobs() if job.name not in given]
         if check is not None:
             if not all(finished(job, fits) for job in jobs):
                 for words in self.samples():
                     check(words)
-        results = run_jobs(jobs, fits, parallel)
+        results = run_jobs(jobs, fits, parallel) | {name: read_results(run) for name, run in given.items()}
         collected = []
         for variant in self.variants:
             one = Collected(variant)
@@ -88,8 +98,8 @@ class Study:
                 for fold in range(len(self.folds)):
                     name = self.name(variant, seed, fold)
                     one.results[seed, fold] = results[name]
-                    one.runs[seed, fold] = fits / name
-                    for key, error in read_errors(fits / name).items():
+                    one.runs[seed, fold] = given.get(name, fits / name)
+                    for key, error in read_errors(one.runs[seed, fold]).items():
                         one.errors[seed, fold, key] = error
             collected.append(one)
         return collected

@@ -128,7 +128,8 @@ def notes(study: Study, collected: Sequence[Collected], rows: Sequence[BenchRow]
     if len(study.folds) > 1:
         keys = [key for one in collected[:1] for seed, _, key in one.errors if seed == study.seeds[0]]
         repeated = len(keys) - len(set(keys))
-        text = f"Each draw pools the test pictures of {len(study.folds)} folds"
+        kind = "categories, each with a model of its own" if study.categories else "folds"
+        text = f"Each draw pools the test pictures of {len(study.folds)} {kind}"
         text += (
             f"; the tests of a picture in several folds share a weight of one ({repeated} such)." if repeated else "."
         )

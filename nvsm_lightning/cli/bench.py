@@ -10,6 +10,13 @@ from nvsm_lightning.errors import ConfigError
 BENCHES = {
     "few-shot": ("nvsm_lightning.bench.few_shot", "methods by number of labels, over label draws, on the test part"),
     "ablation": ("nvsm_lightning.bench.ablation", "variants of a base, over label draws, on the validation part"),
+    "occlusion": ("nvsm_lightning.bench.occlusion", "methods behind occluders of growing size, L0 to L3"),
+    "unseen-views": (
+        "nvsm_lightning.bench.unseen_views",
+        "labels from fronts and rears only, tested on side views too",
+    ),
+    "kitti": ("nvsm_lightning.bench.kitti", "finished fits on KITTI's cars, by occlusion level"),
+    "speed": ("nvsm_lightning.bench.speed", "what rasteriser, pose search and the other hot paths cost here; no fits"),
 }
 
 
@@ -27,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
 
 def help_text() -> str:
     """What ``nvsm bench --help`` prints."""
-    rows = "\n".join(f"  {name:<10}{text}" for name, (_, text) in BENCHES.items())
+    rows = "\n".join(f"  {name:<14}{text}" for name, (_, text) in BENCHES.items())
     return (
         "usage: nvsm bench NAME --config FILE --out DIR [options] [options of nvsm fit]     nvsm bench NAME --help\n\n"
         "Many fits, one table (CSV, Markdown, LaTeX, PNG) with spread and intervals. Finished fits are kept and\n"
@@ -41,8 +48,10 @@ def help_text() -> str:
     )
 
 
-def check_fit(words: Sequence[str]) -> None:
+def check_fit(words: Sequence[str]) -> str:
     """Parse arguments of ``nvsm fit`` and build nothing, so that a wrong option ends a bench before its first fit.
+
+    Returns the whole configuration of the fit as YAML.
 
     Raises:
         ConfigError: they are not understood; the reason has been printed.
@@ -52,9 +61,11 @@ def check_fit(words: Sequence[str]) -> None:
 
     from nvsm_lightning.cli import lightning_cli
 
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(printed):
             lightning_cli.run(["fit", *words, "--print_config"])
     except SystemExit as end:
         if end.code:
             raise ConfigError(f"a fit of this bench would not start: nvsm fit {' '.join(words)}") from end
+    return printed.getvalue()

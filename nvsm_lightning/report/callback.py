@@ -113,7 +113,7 @@ class RunReport(Callback):
         tables = folder / "tables"
         write_text(tables / "results.csv", csv_table(table))
         write_text(tables / "results.md", markdown_table(table))
-        write_text(tables / "predictions.csv", prediction_table(keys_of(data, "test", rows), rows, truth, error))
+        write_text(tables / "predictions.csv", prediction_table(*named(data, rows), rows, truth, error))
         skipped = getattr(data, "skipped", [])
         if skipped:
             write_text(tables / "skipped.csv", csv_text([("key", "reason"), *skipped]))
@@ -298,15 +298,22 @@ def groups_caption(groups: dict[str, dict[str, float]]) -> str:
     return f"ACC pi/6 by group: {', '.join(values[:12])}{', ...' if len(values) > 12 else ''}."
 
 
-def prediction_table(keys: list[str], rows: Rows, truth: Tensor, error: Tensor) -> str:
-    """CSV, one line a test picture: key, predicted and true angles and error in degrees, loss."""
+def named(data: LightningDataModule, rows: Rows) -> tuple[list[str], list[str]]:
+    """Keys and groups of the test pictures of ``rows``; the group is empty where there is none."""
+    records = getattr(data, "test", [])
+    groups = [records[index].group if index < len(records) else "" for index in rows.index.tolist()]
+    return keys_of(data, "test", rows), groups
+
+
+def prediction_table(keys: list[str], groups: list[str], rows: Rows, truth: Tensor, error: Tensor) -> str:
+    """CSV, one line a test picture: key, predicted and true angles and error in degrees, loss, group."""
     names = ("azimuth_deg", "elevation_deg", "theta_deg")
-    head = ("key", *names, *(f"true_{name}" for name in names), "error_deg", "loss")
+    head = ("key", *names, *(f"true_{name}" for name in names), "error_deg", "loss", "group")
     predicted = torch.cat((rows.viewpoint[:, :1] % (2 * torch.pi), wrap_angle(rows.viewpoint[:, 1:])), -1)
     numbers = torch.cat((predicted.rad2deg(), truth.rad2deg(), error.rad2deg()[:, None], rows.loss[:, None]), -1)
     lines = [
-        (key, *("" if value != value else f"{value:.4f}" for value in line))
-        for key, line in zip(keys, numbers.tolist(), strict=True)
+        (key, *("" if value != value else f"{value:.4f}" for value in line), group)
+        for key, group, line in zip(keys, groups, numbers.tolist(), strict=True)
     ]
     return csv_text([head, *lines])
 

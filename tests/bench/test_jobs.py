@@ -18,7 +18,7 @@ from nvsm_lightning.errors import ConfigError, NVSMError
 FIT = """
 import json, os, sys, time
 from pathlib import Path
-words = sys.argv[1:]
+words = sys.argv[2:]  # the first is the command
 run = Path(words[words.index("--run_dir") + 1])
 (run / "config.yaml").write_text("{}")
 (run / "checkpoints").mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from nvsm_lightning.errors import ConfigError, NVSMError
 FIT = """
 import json, sys
 from pathlib import Path
-words = sys.argv[1:]
+words = sys.argv[2:]  # the first is the command
 value = lambda name: next((word.split("=")[1] for word in words if word.startswith(f"--{name}=")), "0")
 run = Path(words[words.index("--run_dir") + 1])
 gate, share, seed = value("model.gate"), float(value("model.share")), int(value("seed_everything"))

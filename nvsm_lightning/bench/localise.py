@@ -1,0 +1,127 @@
+"""How well the occlusion map of a neural mesh model finds pasted occluders, at the poses that a finished test found."""
+
+import csv
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+import nvsm_lightning.data
+from nvsm_lightning.bench.finished import checkpoint_of
+from nvsm_lightning.data.crops import CropSpec, canonical_crop, canonical_mask
+from nvsm_lightning.data.module import PoseData
+from nvsm_lightning.data.occlude import read_masks
+from nvsm_lightning.data.parts import existing
+from nvsm_lightning.data.record import Record
+from nvsm_lightning.errors import DataError
+from nvsm_lightning.features.backbone import STRIDE
+from nvsm_lightning.geometry.cameras import Camera
+from nvsm_lightning.methods.base import PoseMethod
+from nvsm_lightning.methods.neural_mesh import NeuralMesh
+from nvsm_lightning.metrics.occlusion import mask_cells, occlusion_metrics
+from nvsm_lightning.report.results import write_json
+
+FILE = "occluders.json"  # in the folder of the test
+BATCH = 16
+
+
+def load_method(checkpoint: Path) -> PoseMethod:
+    """The method of a checkpoint with its weights, on the CPU, in evaluation mode; no weight file is read."""
+    settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+    module, name = settings["_class_path"].rsplit(".", 1)
+    changed: dict[str, Any] = {}
+    if isinstance(settings.get("backbone"), dict):
+        changed["backbone"] = {**settings["backbone"], "weights": "none"}
+    method = getattr(importlib.import_module(module), name).load_from_checkpoint(
+        checkpoint, map_location="cpu", weights_only=True, **changed
+    )
+    return method.eval()
+
+
+def data_of(config: dict[str, Any]) -> PoseData:
+    """The data module of a configuration, to read records with: without crops, augmentation and label draw."""
+    section = config["data"]
+    arguments = {name: value for name, value in section["init_args"].items() if name not in ("crop", "augment")}
+    arguments |= section.get("dict_kwargs") or {}
+    module, _, name = section["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module) if module else nvsm_lightning.data, name)(**arguments)
+
+
+def localise(run: Path, test: Path) -> dict[str, float] | None:
+    """Metrics of :func:`occlusion_metrics` over the test pictures; None if the method has no occlusion map.
+
+    The maps are those at the poses in the test's ``predictions.csv``, from features in float32. What was measured is
+    kept in the folder of the test.
+
+    Args:
+        run: folder of the fit.
+        test: folder of its test on occluded pictures.
+    """
+    kept = test / FILE
+    if kept.is_file() and kept.stat().st_mtime > (test / "results.json").stat().st_mtime:
+        return json.loads(kept.read_text(encoding="utf-8"))["metrics"]
+    model = getattr(load_method(checkpoint_of(run)), "model", None)
+    metrics = _measure(model, test) if isinstance(model, NeuralMesh) else None
+    write_json(kept, {"metrics": metrics})
+    return metrics
+
+
+def _measure(model: NeuralMesh, test: Path) -> dict[str, float]:
+    config = yaml.safe_load((test / "config.yaml").read_text(encoding="utf-8"))
+    crop = CropSpec(**config["data"]["init_args"].get("crop") or {})
+    records = _test_records(config)
+    poses = predicted(test)
+    if missing := [key for key in poses if key not in records]:
+        raise DataError(f"{test} tested {missing[0]}, which is not there any more; remove {test} and test again.")
+    tensors = zip(*(_maps(model, records, poses, keys, crop) for keys in _batches(list(poses))), strict=True)
+    return occlusion_metrics(*(torch.cat(list(part)) for part in tensors))
+
+
+def predicted(test: Path) -> dict[str, tuple[float, float, float]]:
+    """{key: estimated viewpoint in radians} of a test whose poses are all known."""
+    with (test / "tables" / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = ("azimuth_deg", "elevation_deg", "theta_deg")
+    angles = torch.tensor([[float(row[name] or "nan") for name in names] for row in rows], dtype=torch.double)
+    return {row["key"]: tuple(pose) for row, pose in zip(rows, angles.deg2rad().tolist(), strict=True)}
+
+
+def _test_records(config: dict[str, Any]) -> dict[str, Record]:
+    data = data_of(config)
+    if data.test_root is not None:
+        records = data.read_test(existing(data.test_root, "--data.test_root"))
+    else:
+        records = [record for record in data.read(existing(data.root, "--data.root")) if record.part == "test"]
+    return {record.key: record for record in records}
+
+
+def _maps(
+    model: NeuralMesh,
+    records: dict[str, Record],
+    poses: dict[str, tuple[float, float, float]],
+    keys: Sequence[str],
+    spec: CropSpec,
+) -> tuple[Float[Tensor, "batch h w"], Bool[Tensor, "batch h w"], Bool[Tensor, "batch h w"]]:
+    """Occlusion maps, occluder and object of a few pictures, in cells."""
+    crops = [canonical_crop(records[key].image, records[key], spec) for key in keys]
+    image = torch.stack([picture for picture, _ in crops]).float() / 255
+    camera = Camera.stack([camera for _, camera in crops])
+    occlusion = model.occlusion(image, camera, torch.tensor([poses[key] for key in keys]))
+    masks = []
+    for key in keys:
+        found = read_masks(records[key].image)
+        if found is None:
+            raise DataError(f"{records[key].image} has no annotation with the masks of its occluders; make it again.")
+        masks.append(torch.stack([canonical_mask(mask, records[key], spec) for mask in found]))
+    occluder, region = torch.stack(masks).unbind(1)
+    return occlusion, mask_cells(occluder, STRIDE), mask_cells(region, STRIDE)
+
+
+def _batches(keys: list[str]) -> list[list[str]]:
+    return [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
