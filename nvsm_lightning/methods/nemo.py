@@ -10,7 +10,7 @@ from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.methods.base import PoseMethod
 from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMesh
-from nvsm_lightning.pose.solver import SolverSettings
+from nvsm_lightning.pose.solver import PoseEstimate, SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings
 from nvsm_lightning.training.optimizers import stage_rates
@@ -71,7 +71,7 @@ class NeMo(PoseMethod):
         self.learning_rate, self.head_learning_rate, self.weight_decay = learning_rate, head_learning_rate, weight_decay
         self.milestones, self.mirror_average = list(milestones), mirror_average
         self.model = NeuralMesh(category, backbone, mesh, bank, contrast, space, solver, engine)
-        self.mesh = self.model.mesh
+        self.mesh, self.space = self.model.mesh, space
         self.oracle_subtype = oracle_subtype
         if oracle_subtype:
             self.name = f"{self.name}_oracle_subtype"
@@ -88,11 +88,16 @@ class NeMo(PoseMethod):
 
     def estimate(self, batch: dict[str, Any]) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, " batch"]]:
         """Poses and losses by render-and-compare."""
+        estimate = self.score(batch)
+        return estimate.viewpoint, estimate.loss
+
+    def score(self, batch: dict[str, Any]) -> PoseEstimate:
+        """The same with all scored poses."""
         subtype = batch.get("subtype") if self.oracle_subtype else None
         estimate = self.model.estimate(batch["image"], batch["camera"], subtype)
         if self.mirror_average:
             estimate = self.model.mirror_estimate(batch["image"], batch["camera"], estimate, subtype)
-        return estimate.viewpoint, estimate.loss
+        return estimate
 
     def describe(self, batch: dict[str, Any]) -> Float[Tensor, "batch dim"]:
         """What the network says of pictures, laid out over 4 x 8 fields: what `--data.anchors kmeans` groups by."""

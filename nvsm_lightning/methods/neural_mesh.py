@@ -7,7 +7,7 @@ DownSample): then each has its own rows of the vertex bank, and all share backbo
 under different meshes compare.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +23,10 @@ from nvsm_lightning.geometry.cad import read_cad
 from nvsm_lightning.geometry.cameras import Camera, mirror_camera, project
 from nvsm_lightning.geometry.meshes import Mesh, category_cuboid
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, rotation_from_viewpoint
+from nvsm_lightning.matching.matcher import mirrored_poses
 from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, occlusion_map, pose_loss
-from nvsm_lightning.pose.solver import PoseEstimate, SolverSettings, solve
+from nvsm_lightning.pose.solver import PoseEstimate, ScoredPoses, SolverSettings, solve
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer
 from nvsm_lightning.training.contrast import (
@@ -319,8 +320,17 @@ class NeuralMesh(nn.Module):
         other = (given >= 0) & (given != torch.arange(len(found), device=loss.device)[:, None])
         best = loss.masked_fill(other | ~self.seen[:, None], torch.inf).argmin(0)
         pick = torch.arange(len(image), device=loss.device)
-        columns = zip(*((each.viewpoint, each.loss, each.start) for each in found), strict=True)
-        return PoseEstimate(*(torch.stack(column)[best, pick] for column in columns))
+
+        def chosen(column: Callable[[PoseEstimate], Tensor]) -> Tensor:
+            return torch.stack([column(each) for each in found])[best, pick]
+
+        scored = ScoredPoses(
+            found[0].scored.grid, chosen(lambda each: each.scored.grid_loss),
+            chosen(lambda each: each.scored.mode), chosen(lambda each: each.scored.mode_loss),
+        )  # fmt: skip
+        return PoseEstimate(
+            chosen(lambda each: each.viewpoint), chosen(lambda each: each.loss), chosen(lambda each: each.start), scored
+        )
 
     @torch.no_grad()
     def occlusion(
@@ -347,10 +357,18 @@ class NeuralMesh(nn.Module):
         """
         mirrored = self.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]), subtype)
         better = mirrored.loss < estimate.loss
+        other, own = mirrored.scored, estimate.scored
+        scored = ScoredPoses(
+            own.grid,
+            torch.where(better[:, None], other.grid_loss[:, mirrored_poses(own.grid)], own.grid_loss),
+            torch.where(better[:, None, None], mirror_viewpoint(other.mode), own.mode),
+            torch.where(better[:, None], other.mode_loss, own.mode_loss),
+        )
         return PoseEstimate(
             torch.where(better[:, None], mirror_viewpoint(mirrored.viewpoint), estimate.viewpoint),
             torch.minimum(mirrored.loss, estimate.loss),
             torch.where(better[:, None], mirror_viewpoint(mirrored.start), estimate.start),
+            scored,
         )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from nvsm_lightning.geometry.viewpoints import wrap_angle
 from nvsm_lightning.metrics.pose import azimuth_metrics, pose_error, pose_metrics
 from nvsm_lightning.report.gallery import contact_sheet, worst_median_best
 from nvsm_lightning.report.overlays import PREDICTED, TRUTH, captioned, overlay
+from nvsm_lightning.report.posterior import posterior_columns, posterior_section, posterior_table, with_rose
 from nvsm_lightning.report.results import git_commit, measure, measure_guesses, write_json, write_text
 from nvsm_lightning.report.rows import PictureRows, Rows
 from nvsm_lightning.report.tables import Row, csv_table, markdown_table, rich_table
@@ -98,6 +100,7 @@ class RunReport(Callback):
             "seconds_per_image": rows.seconds_per_image,
             "groups": group_metrics(getattr(data, "test", []), rows, error),
             "baselines": measure_guesses(labelled, truth, seed),
+            **posterior_results(pl_module, rows, error, labelled),
             "n_pool": len(getattr(data, "pool", [])),
             "n_skipped": len(skipped),
             "epoch": trainer.current_epoch,
@@ -126,7 +129,8 @@ class RunReport(Callback):
         part = "validation" if results["part"] == "val" else "test"
         title = f"{results['dataset']}: {results['n_images']} {part} pictures ({kind})"
         last = f"{results['seconds_per_image']:.3f} s a picture; written to {folder}"
-        self.message = [rich_table(table, title, caption), last]
+        more = [posterior_table(results["posterior"])] if "posterior" in results else []
+        self.message = [rich_table(table, title, caption), *more, last]
 
     def _write_sheets(self, trainer: Trainer, pl_module: LightningModule, rows: Rows, error: Tensor) -> None:
         dataset, mesh = dataset_of(trainer.test_dataloaders), mesh_of(pl_module)
@@ -138,6 +142,9 @@ class RunReport(Callback):
                 poses = [(rows.truth[position], TRUTH), (rows.viewpoint[position], PREDICTED)]
                 picture = overlay(item["image"], item["camera"], mesh, poses, self.width)
                 azimuths = [f"{degrees(viewpoint[position, 0]):.0f}" for viewpoint in (rows.viewpoint, rows.truth)]
+                if rows.posterior:
+                    both = [float(viewpoint[position, 0]) for viewpoint in (rows.viewpoint, rows.truth)]
+                    picture = with_rose(picture, rows.posterior, position, both)
                 caption = f"error {degrees(error[position]):.1f} deg   azimuth {azimuths[0]} (true {azimuths[1]})"
                 pictures.append(captioned(picture, [caption, keys[position]]))
             if not pictures:
@@ -159,6 +166,8 @@ class RunReport(Callback):
         for row, index in enumerate(batch["index"].tolist()):
             poses = [(outputs["viewpoint"][row], PREDICTED)]
             picture = overlay(batch["image"][row], batch["camera"][row : row + 1], mesh, poses, self.width)
+            if posterior := outputs.get("posterior"):
+                picture = with_rose(picture, posterior, row, [float(outputs["viewpoint"][row, 0])])
             name = re.sub(r"[^\w.-]+", "_", keys[index] if index < len(keys) else str(index))
             picture.save(make_folder(folder_of(trainer) / "media") / f"{name}.png")
 
@@ -181,6 +190,10 @@ class RunReport(Callback):
                 keys, angles, rows.loss.nan_to_num().tolist(), strict=True
             )
         ]
+        names, numbers = posterior_columns(rows.posterior)
+        for prediction, line in zip(predictions, numbers, strict=False):
+            pairs = zip(names, line, strict=True)
+            prediction |= {name: None if math.isnan(value) else round(value, 4) for name, value in pairs}
         skipped = [{"file": key, "reason": reason} for key, reason in getattr(data, "skipped", [])]
         content = {
             "category": getattr(data, "category", None),
@@ -190,8 +203,13 @@ class RunReport(Callback):
             "predictions": predictions,
             "skipped": skipped,
         }
+        if numbers:
+            content["posterior"] = pl_module.posterior_info()  # type: ignore[operator]
         path = folder_of(trainer) / "predictions.json"
         write_json(path, content)
+        head = list(predictions[0]) if predictions else []
+        lines = [tuple("" if value is None else value for value in row.values()) for row in predictions]
+        write_text(path.with_suffix(".csv"), csv_text([tuple(head), *lines]))
         pictures = f", overlay pictures in {path.parent / 'media'}" if self.overlays else ""
         self.message = [f"{len(predictions)} poses in {path}{pictures}; {len(skipped)} pictures skipped"]
 
@@ -279,6 +297,14 @@ def item_of(dataset: Dataset, index: int) -> dict[str, Any]:
     return dataset.dataset[index] if isinstance(dataset, Subset) else dataset[index]
 
 
+def posterior_results(pl_module: LightningModule, rows: Rows, error: Tensor, labelled: Tensor) -> dict[str, Any]:
+    """The section ``posterior`` of results.json, if the method has one."""
+    if not rows.posterior:
+        return {}
+    section = posterior_section(pl_module.posterior_info(), rows, error, labelled)  # type: ignore[operator]
+    return {"posterior": section} if section else {}
+
+
 def group_metrics(records: list, rows: Rows, error: Tensor) -> dict[str, dict[str, float]]:
     """Metrics of each sequence or object of the test part, if it names any: pictures of one car are not independent."""
     groups: dict[str, list[int]] = {}
@@ -315,7 +341,11 @@ def prediction_table(keys: list[str], groups: list[str], rows: Rows, truth: Tens
         (key, *("" if value != value else f"{value:.4f}" for value in line), group)
         for key, group, line in zip(keys, groups, numbers.tolist(), strict=True)
     ]
-    return csv_text([head, *lines])
+    more, columns = posterior_columns(rows.posterior)
+    if more:
+        pairs = zip(lines, columns, strict=True)
+        lines = [(*line, *("" if value != value else f"{value:.4f}" for value in further)) for line, further in pairs]
+    return csv_text([(*head, *more), *lines])
 
 
 def csv_text(lines: list[tuple]) -> str:

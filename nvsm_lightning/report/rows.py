@@ -15,11 +15,13 @@ class PictureRows:
     """One row a picture: index, predicted and true viewpoint, loss; plus the seconds they took.
 
     ``add`` takes the outputs of ``test_step`` or ``predict_step``: ``index`` [B], ``viewpoint`` [B, 3] and optionally
-    ``truth`` [B, 3] (radians, NaN = unknown), ``loss`` [B] and ``seconds`` ([B], or the sum over the batch).
+    ``truth`` [B, 3] (radians, NaN = unknown), ``loss`` [B], ``seconds`` ([B], or the sum over the batch) and
+    ``posterior`` (a dictionary of tensors [B, ...], the same for every batch).
     """
 
     index: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    posterior: list[dict[str, Tensor]] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, outputs: dict[str, Any]) -> None:
@@ -29,28 +31,38 @@ class PictureRows:
         truth, loss = outputs.get("truth", unknown), outputs.get("loss", unknown[:, 0])
         self.index.append(outputs["index"].detach().cpu())
         self.values.append(torch.cat((viewpoint, truth.cpu().double(), loss.detach().cpu().double()[:, None]), -1))
+        self.posterior.append({key: value.detach().cpu() for key, value in outputs.get("posterior", {}).items()})
         self.seconds += float(torch.as_tensor(outputs.get("seconds", 0.0)).sum())
 
     def gathered(self) -> "Rows":
         """All rows of all processes in the order of their index, each picture once (samplers may repeat some)."""
         index = torch.cat(self.index) if self.index else torch.zeros(0, dtype=torch.long)
         values = torch.cat(self.values) if self.values else torch.zeros(0, 7, dtype=torch.double)
-        parts = [(index, values, self.seconds)]
+        names = self.posterior[0] if self.posterior else {}
+        posterior = {name: torch.cat([batch[name] for batch in self.posterior]) for name in names}
+        mine = (index, values, self.seconds, posterior)
+        parts = [mine]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts = [parts[0]] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, (index, values, self.seconds))
+            torch.distributed.all_gather_object(parts, mine)
         seen = sum(len(part[0]) for part in parts)
-        index, values = unique_rows(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+        every = torch.cat([part[0] for part in parts])
+        index, values = unique_rows(every, torch.cat([part[1] for part in parts]))
+        known = [part[3] for part in parts if part[3]]  # a process without pictures has none
+        merged = {name: unique_rows(every, torch.cat([part[name] for part in known]))[1] for name in (known or [{}])[0]}
         seconds = sum(part[2] for part in parts) / max(seen, 1)
-        return Rows(index, values[:, :3], values[:, 3:6], values[:, 6], seconds)
+        return Rows(index, values[:, :3], values[:, 3:6], values[:, 6], seconds, merged)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Index, viewpoint and truth in radians, and loss of each picture; seconds a picture on one process."""
+    """Index, viewpoint and truth in radians, and loss of each picture; seconds a picture on one process; what the
+    method says of the distribution of each.
+    """
 
     index: Int[Tensor, " picture"]
     viewpoint: Float[Tensor, "picture 3"]
     truth: Float[Tensor, "picture 3"]
     loss: Float[Tensor, " picture"]
     seconds_per_image: float
+    posterior: dict[str, Tensor] = field(default_factory=dict)

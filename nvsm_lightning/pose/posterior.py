@@ -1,0 +1,300 @@
+"""A distribution over poses, made of the losses that the solver computes anyway.
+
+``p(R | picture)`` is proportional to ``prior(R) exp(-loss(R) / T)``. The temperature T is one number, fitted on
+validation pictures (:mod:`nvsm_lightning.pose.uncertainty`): a mean over map cells is no log-likelihood by itself. The
+distribution lives on the angles that are free: the circle of azimuths, or SO(3) with all three.
+
+The loss is known on the start grid, which cuts the space into cells, and at the refined modes. So the density is a
+mixture that can be normalised, drawn from and marginalised in closed form: constant in every cell (in azimuth a fifth
+of the grid's step, with losses in between), and on top of that a Gaussian at every refined mode, as wide as the
+curvature of the grid says. Where the grid does not reach (few elevations, one theta) a uniform share remains,
+:data:`OUTSIDE`. The base measure is the Haar measure of total mass 1, ``da/2pi  cos(e) de/2  dt/2pi`` in azimuth,
+elevation and theta: a constant loss on a grid that covers everything gives the density 1.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nvsm_lightning.geometry.viewpoints import viewpoint_error, wrap_angle
+from nvsm_lightning.pose.solver import ScoredPoses
+
+OUTSIDE = 0.01  # prior probability that the pose is not in the searched part; nothing where all is searched
+REACH = math.radians(15.0)  # of an angle that is free but has a single grid value
+FINER = 5  # cells of the azimuth for each grid azimuth, odd: the loss is taken to be linear in between
+SAME = math.radians(15.0)  # refined modes closer than this are one
+NARROWEST = math.radians(0.25)  # of a mode: labels are not more exact
+TURN = 2 * math.pi
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One free angle and its cells.
+
+    Attributes:
+        angle: 0 azimuth, 1 elevation, 2 theta.
+        values: grid values in radians, rising.
+        edges: cell borders in radians, rising.
+    """
+
+    angle: int
+    values: Float[Tensor, " cell"]
+    edges: Float[Tensor, " edge"]
+
+    @property
+    def measure(self) -> Float[Tensor, " cell"]:
+        """Base measure of each cell; sums to 1 where the cells cover everything."""
+        return cumulative(self.edges, self.angle).diff()
+
+    def find(self, x: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+        """The cell that an angle in radians falls into; -1 outside."""
+        if self.angle != 1:
+            x = self.edges[0] + (x - self.edges[0]) % TURN
+        cell = torch.bucketize(x.contiguous(), self.edges, right=True) - 1
+        return torch.where(cell < len(self.values), cell, -1)
+
+
+def cumulative(x: Float[Tensor, "*batch"], angle: int) -> Float[Tensor, "*batch"]:
+    """Base measure of an angle up to ``x`` radians, from an arbitrary start."""
+    return (x.sin() + 1) / 2 if angle == 1 else x / TURN
+
+
+def inverse_cumulative(share: Float[Tensor, "*batch"], angle: int) -> Float[Tensor, "*batch"]:
+    """Inverse of :func:`cumulative`."""
+    return (2 * share - 1).clamp(-1, 1).asin() if angle == 1 else share * TURN
+
+
+def base_density(x: Float[Tensor, "*batch"], angle: int) -> Float[Tensor, "*batch"]:
+    """Derivative of :func:`cumulative`: base measure a radian."""
+    return (x.cos() / 2).clamp_min(1e-6) if angle == 1 else torch.full_like(x, 1 / TURN)
+
+
+def make_axis(values: Float[Tensor, " cell"], angle: int) -> Axis:
+    """Cells around rising grid values: borders half-way; at the ends as far out as the next border is in, or
+    :data:`REACH` for a single value. Azimuths cover the full turn.
+    """
+    values = values.double()
+    middle = (values[1:] + values[:-1]) / 2
+    if angle == 0:
+        start = (values[-1:] - TURN + values[:1]) / 2
+        return Axis(angle, values, torch.cat((start, middle, start + TURN)))
+    if len(values) == 1:
+        low, high = values - REACH, values + REACH
+    else:
+        low, high = 2 * values[:1] - middle[:1], 2 * values[-1:] - middle[-1:]
+    limit = math.pi / 2 if angle == 1 else TURN  # no more than all elevations, no more than one turn
+    low = low.clamp_min(-limit)
+    return Axis(angle, values, torch.cat((low, middle, high.clamp_max(limit if angle == 1 else low.item() + TURN))))
+
+
+@dataclass(frozen=True)
+class PosePosterior:
+    """The distribution of each picture of a batch; masses add up to 1.
+
+    Attributes:
+        axes: the free angles.
+        cell_mass: probability of the constant part of each grid cell.
+        mode: refined viewpoints in radians.
+        mode_mass: probability of the Gaussian at each mode.
+        width: its standard deviation in each angle, radians; 0 where an angle is not free.
+        outside: probability of the uniform part.
+    """
+
+    axes: tuple[Axis, ...]
+    cell_mass: Float[Tensor, "batch *cells"]
+    mode: Float[Tensor, "batch mode 3"]
+    mode_mass: Float[Tensor, "batch mode"]
+    width: Float[Tensor, "batch mode 3"]
+    outside: float
+
+    @property
+    def angles(self) -> tuple[int, ...]:
+        """The free angles by number."""
+        return tuple(axis.angle for axis in self.axes)
+
+    def log_density(
+        self, viewpoint: Float[Tensor, "batch pose 3"], angles: Sequence[int] | None = None
+    ) -> Float[Tensor, "batch pose"]:
+        """Log density at viewpoints in radians, in relation to the base measure (uniform: 0), of the marginal over
+        ``angles``; default: of all free ones.
+        """
+        wanted = self.angles if angles is None else [angle for angle in self.angles if angle in angles]
+        others = [1 + number for number, angle in enumerate(self.angles) if angle not in wanted]
+        mass = self.cell_mass.sum(others) if others else self.cell_mass
+        axes = [axis for axis in self.axes if axis.angle in wanted]
+        viewpoint = viewpoint.to(mass)
+        index, measure = torch.zeros(viewpoint.shape[:2], dtype=torch.long, device=mass.device), mass.new_ones(1)
+        inside = torch.ones_like(index, dtype=torch.bool)
+        gauss = self.mode_mass[:, None].expand(-1, viewpoint.shape[1], -1)
+        for axis in axes:
+            x = viewpoint[..., axis.angle]
+            cell = axis.find(x)
+            inside = inside & (cell >= 0)
+            index = index * len(axis.values) + cell.clamp_min(0)
+            measure = (measure[:, None] * axis.measure).flatten()
+            gauss = gauss * self._gauss(x, axis.angle) / base_density(x, axis.angle)[..., None]
+        cells = torch.where(inside, mass.flatten(1).gather(1, index) / measure[index], 0.0)
+        return (self.outside + cells + gauss.sum(-1)).log()
+
+    def _gauss(self, x: Float[Tensor, "batch pose"], angle: int) -> Float[Tensor, "batch pose mode"]:
+        """Density a radian of the Gaussian of each mode in one angle, cut off where the angle ends."""
+        middle, width = self.mode[:, None, :, angle], self.width[:, None, :, angle]
+        away = x[..., None] - middle
+        if angle == 1:
+            top, bottom = ((edge - middle) / width for edge in (math.pi / 2, -math.pi / 2))
+            whole = torch.special.ndtr(top) - torch.special.ndtr(bottom)
+        else:
+            away, whole = wrap_angle(away), torch.special.erf(math.pi / width / math.sqrt(2))
+        return (-0.5 * (away / width) ** 2).exp() / (width * math.sqrt(TURN) * whole)
+
+    def draws(self, count: int = 1024) -> Float[Tensor, "batch {count} 3"]:
+        """Viewpoints in radians drawn from each distribution by the same Sobol points: no random numbers.
+
+        An angle that is not free is that of the first mode.
+        """
+        share = torch.quasirandom.SobolEngine(4).draw(count, dtype=torch.float64).to(self.mode) + 0.5 / count
+        share = share.clamp(1e-9, 1 - 1e-9)
+        batch, modes = self.mode_mass.shape
+        parts = torch.cat(
+            (self.cell_mass.flatten(1), self.mode_mass, self.mode_mass.new_full((batch, 1), self.outside)), 1
+        )
+        total = parts.cumsum(1)
+        part = torch.searchsorted(total, (share[:, 0] * total[:, -1:]).contiguous()).clamp_max(parts.shape[1] - 1)
+        cells = self.cell_mass[0].numel()
+        mode = (part - cells).clamp(0, modes - 1)[..., None].expand(-1, -1, 3)
+        is_cell, is_outside = part < cells, part == cells + modes
+        found, centre, width = (
+            self.mode[:, :1].expand(-1, count, -1).clone(),
+            *(each.gather(1, mode) for each in (self.mode, self.width)),
+        )
+        cell = part.clamp_max(cells - 1)
+        for number, axis in reversed(list(enumerate(self.axes))):
+            at = cell % len(axis.values)
+            cell = torch.div(cell, len(axis.values), rounding_mode="floor")
+            u = share[:, 1 + number]
+            start = cumulative(axis.edges[:-1], axis.angle)
+            in_cell = inverse_cumulative(start[at] + u * axis.measure[at], axis.angle)
+            middle, spread = centre[..., axis.angle], width[..., axis.angle]
+            at_mode = middle + spread * torch.special.ndtri(_within(u, middle, spread) if axis.angle == 1 else u)
+            x = torch.where(is_cell, in_cell, torch.where(is_outside, inverse_cumulative(u, axis.angle), at_mode))
+            found[..., axis.angle] = x
+        return found
+
+
+def _within(
+    share: Float[Tensor, " draw"], middle: Float[Tensor, "batch draw"], width: Float[Tensor, "batch draw"]
+) -> Float[Tensor, "batch draw"]:
+    """Shares of the part of a Gaussian between the poles as shares of the whole Gaussian."""
+    low, high = (torch.special.ndtr((edge - middle) / width.clamp_min(1e-9)) for edge in (-math.pi / 2, math.pi / 2))
+    return low + share * (high - low)
+
+
+def pose_posterior(scored: ScoredPoses, free: Bool[Tensor, "3"], temperature: float) -> PosePosterior:
+    """The distribution of each picture.
+
+    Poses whose loss is not finite get the largest finite loss of the picture.
+    """
+    grid, mode = scored.grid.double(), scored.mode.double()
+    place = [grid[:, angle].unique(return_inverse=True) for angle in range(3)]
+    axes = [make_axis(values, angle) for angle, (values, _) in enumerate(place)]
+    position = tuple(index for _, index in place)
+    loss, mode_loss = _finite(scored.grid_loss.double(), scored.mode_loss.double())
+    dense = loss.new_full((len(loss), *(len(values) for values, _ in place)), torch.inf)
+    dense[:, *position] = loss
+    low = torch.minimum(loss.amin(1), mode_loss.amin(1))
+    fixed = [1 + angle for angle in range(3) if not free[angle]]
+    coarse = axes.copy()
+    if free[0]:
+        axes[0], fine = _finer(coarse[0], dense)
+    else:
+        fine = dense
+    cell = torch.exp((low[:, None, None, None] - fine) / temperature)
+    for axis in axes:
+        if free[axis.angle]:
+            cell = cell * axis.measure.view([-1 if angle == axis.angle else 1 for angle in range(3)])
+    cell = cell.sum(fixed) / math.prod(fine.shape[angle] for angle in fixed) if fixed else cell
+    nearest = viewpoint_error(mode[:, :, None], grid).argmin(-1)
+    at = tuple(index[nearest] for index in position)
+    rows = torch.arange(len(loss), device=loss.device)[:, None]
+    plateau = fine[rows, axes[0].find(mode[..., 0]) if free[0] else at[0], at[1], at[2]]
+    height = torch.exp((low[:, None] - mode_loss) / temperature) - torch.exp((low[:, None] - plateau) / temperature)
+    height = height.clamp_min(0.0).masked_fill(_repeated(mode), 0.0)
+    width, volume = torch.zeros_like(mode), torch.ones_like(height)
+    for axis in (axis for axis in axes if free[axis.angle]):
+        width[..., axis.angle] = _width(dense, coarse, at, mode, mode_loss, axis.angle, temperature)
+        volume = volume * width[..., axis.angle] * math.sqrt(TURN) * base_density(mode[..., axis.angle], axis.angle)
+    peak = height * volume
+    searched = tuple(axis for axis in axes if free[axis.angle])
+    covered = math.prod(float(axis.measure.sum()) for axis in searched)
+    outside = OUTSIDE if covered < 1 - 1e-6 else 0.0
+    scale = (1 - outside) / (cell.flatten(1).sum(1) + peak.sum(1))
+    return PosePosterior(
+        searched, cell * scale.view(-1, *[1] * len(searched)), mode, peak * scale[:, None], width, outside
+    )
+
+
+def _finer(
+    axis: Axis, dense: Float[Tensor, "batch azimuth elevation theta"]
+) -> tuple[Axis, Float[Tensor, "batch finer elevation theta"]]:
+    """:data:`FINER` cells in place of each azimuth, with losses between those of the grid."""
+    share = (torch.arange(FINER) - FINER // 2).to(dense) / FINER
+    before, after = axis.values.roll(1) - axis.values, axis.values.roll(-1) - axis.values
+    before[0], after[-1] = before[0] - TURN, after[-1] + TURN
+    values = axis.values[:, None] + torch.where(share < 0, -before[:, None] * share, after[:, None] * share)
+    share = share[:, None, None]
+    other = torch.where(share < 0, dense.roll(1, 1)[:, :, None], dense.roll(-1, 1)[:, :, None])
+    loss = dense[:, :, None] * (1 - share.abs()) + other * share.abs()
+    return make_axis(values.flatten(), 0), loss.flatten(1, 2)
+
+
+def _finite(*losses: Tensor) -> list[Tensor]:
+    together = torch.cat(losses, 1)
+    worst = together.masked_fill(~together.isfinite(), -torch.inf).amax(1, keepdim=True)
+    worst = torch.where(worst.isfinite(), worst, torch.ones_like(worst))
+    return [torch.where(loss.isfinite(), loss, worst) for loss in losses]
+
+
+def _repeated(mode: Float[Tensor, "batch mode 3"]) -> Bool[Tensor, "batch mode"]:
+    """Modes that an earlier one of the same picture lies next to."""
+    near = viewpoint_error(mode[:, :, None], mode[:, None]) < SAME
+    return near.tril(-1).any(-1)
+
+
+def _width(
+    dense: Float[Tensor, "batch azimuth elevation theta"],
+    axes: Sequence[Axis],
+    at: tuple[Int[Tensor, "batch mode"], ...],
+    mode: Float[Tensor, "batch mode 3"],
+    mode_loss: Float[Tensor, "batch mode"],
+    angle: int,
+    temperature: float,
+) -> Float[Tensor, "batch mode"]:
+    """Standard deviation ``sqrt(T / h)`` of a mode in one angle.
+
+    The curvature h is that of the parabola from the mode through its grid cell and the two neighbours (least squares).
+    The width lies between :data:`NARROWEST` and the size of a cell; fewer than three grid values tell no curvature,
+    and that of the azimuth stands in.
+    """
+    axis, widest = axes[angle], 2 * REACH
+    if len(axis.values) > 1:
+        widest = float(axis.edges.diff().amax())
+    read = angle if len(axis.values) > 2 else 0
+    axis = axes[read]
+    count = len(axis.values)
+    if count < 3:
+        return torch.full_like(mode[..., 0], widest / 2)
+    middle = at[read] if read == 0 else at[read].clamp(1, count - 2)
+    rows = torch.arange(len(dense), device=dense.device)[:, None]
+    half_square, loss = [], []
+    for step in (-1, 0, 1):
+        place = list(at)
+        place[read] = (middle + step) % count
+        half_square.append(wrap_angle(axis.values[place[read]] - mode[..., read]) ** 2 / 2)
+        loss.append(dense[rows, place[0], place[1], place[2]])
+    x, y = torch.stack(half_square), torch.stack(loss) - mode_loss
+    curvature = (x * y).sum(0) / (x * x).sum(0).clamp_min(1e-12)
+    return (temperature / curvature.clamp_min(1e-9)).sqrt().clamp(NARROWEST, widest)
