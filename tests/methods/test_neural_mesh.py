@@ -197,7 +197,7 @@ def test_the_mirror_estimate_keeps_the_lower_loss_and_mirrors_back(batch) -> Non
             own.viewpoint[item] if own.loss[item] <= mirrored.loss[item] else mirror_viewpoint(mirrored.viewpoint)[item]
         )
         assert torch.equal(best.viewpoint[item], kept)
-    hopeless = PoseEstimate(own.viewpoint, torch.full((4,), torch.inf), own.start)
+    hopeless = PoseEstimate(own.viewpoint, torch.full((4,), torch.inf), own.start, own.scored)
     forced = model.mirror_estimate(image, camera, hopeless)
     assert torch.equal(forced.viewpoint, mirror_viewpoint(mirrored.viewpoint)) and torch.equal(
         forced.loss, mirrored.loss
