@@ -23,6 +23,7 @@ READERS = {
     "occluded_pascal3d": "OccludedPascal3D",
     "objectnet3d": "ObjectNet3D",
     "kitti": "KITTI",
+    "eth80": "ETH80",
 }
 FULL_SIZE = ("pascal3d", "occluded_pascal3d", "objectnet3d")
 
@@ -144,6 +145,16 @@ def test_the_moving_average_joins_the_other_callbacks(parse):
     plain, averaged = (parse("fit", *files("car_7shot", *more))["trainer.callbacks"] for more in ((), ("options/ema",)))
     names = [callback["class_path"].rsplit(".", 1)[-1] for callback in averaged]
     assert names == [*(callback["class_path"].rsplit(".", 1)[-1] for callback in plain), "MovingAverage"]
+
+
+def test_a_further_pool_is_a_data_set_of_its_own(parse):
+    names = ("car_7shot", "datasets/epfl_cars", "options/extra_pool_stanford")
+    plain = parse("fit", *files(*names))["data.init_args"]
+    assert [source.class_path.rsplit(".", 1)[-1] for source in plain.extra_pool] == ["StanfordCars"]
+    assert plain.root == "data/epfl_cars" and plain.extra_pool[0].init_args.root == "data/stanford_cars"
+    words = ("--data.extra_pool+=StanfordCars", "--data.extra_pool.root", "here", "--data.extra_pool.pool_limit", "9")
+    typed = parse("fit", *files(*names[:2]), *words)["data.init_args.extra_pool"]
+    assert typed[0].init_args.root == "here" and typed[0].init_args.pool_limit == 9
 
 
 @pytest.mark.parametrize("name", NAMES["ablations"])

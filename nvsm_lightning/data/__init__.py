@@ -4,6 +4,7 @@ from nvsm_lightning.data.augment import Augmentation
 from nvsm_lightning.data.crops import CropSpec, canonical_crop
 from nvsm_lightning.data.datasets import Batch
 from nvsm_lightning.data.epfl import EPFLCars
+from nvsm_lightning.data.eth80 import ETH80
 from nvsm_lightning.data.kitti import KITTI
 from nvsm_lightning.data.module import PoseData
 from nvsm_lightning.data.objectnet3d import ObjectNet3D
@@ -15,6 +16,7 @@ from nvsm_lightning.data.stanford import StanfordCars
 from nvsm_lightning.data.toy import ToyCars
 
 __all__ = [
+    "ETH80",
     "KITTI",
     "Augmentation",
     "Batch",

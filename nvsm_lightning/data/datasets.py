@@ -101,6 +101,11 @@ class Crops:
             reasons = dict(sorted(item for part in found for item in part.items()))
         return reasons
 
+    def require(self, positions: Sequence[int]) -> None:
+        """Decode labelled pictures now. Raises DataError if one cannot be."""
+        if damaged := self.damaged(positions):
+            raise DataError(f"{len(damaged)} labelled pictures are damaged; the first: {next(iter(damaged.values()))}")
+
     def usable(
         self, positions: Sequence[int], what: str, rank: int = 0, world: int = 1
     ) -> tuple[list[int], list[tuple[str, str]]]:

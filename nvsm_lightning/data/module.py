@@ -18,13 +18,12 @@ from nvsm_lightning.data.anchors import check_way, choose_anchors, describe_pict
 from nvsm_lightning.data.augment import Augmentation
 from nvsm_lightning.data.crops import CropSpec
 from nvsm_lightning.data.datasets import Batch, CropMemory, Crops, PoseDataset, collate, hidden, with_mirrors
+from nvsm_lightning.data.extra_pool import check_sources, pool_from
 from nvsm_lightning.data.labels import write_label_list
 from nvsm_lightning.data.record import Record, subtypes, viewpoints
-from nvsm_lightning.data.sampling import DrawSampler, draw_weights
+from nvsm_lightning.data.sampling import AZIMUTH_BINS, DrawSampler, draw_weights
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.geometry.meshes import CATEGORY_EXTENT
-
-AZIMUTH_BINS = 12
 
 
 class PoseData(LightningDataModule):
@@ -56,7 +55,8 @@ class PoseData(LightningDataModule):
         labelled_share: share of labelled pictures in training while there are pseudo labels.
         balance: draw pseudo-labelled pictures equally from 12 bins of azimuth.
         augment: random changes of training pictures.
-        pool_limit: use only so many pictures of the pool, drawn by the label seed.
+        pool_limit: use only so many pictures of the own pool, drawn by the label seed.
+        extra_pool: other data sets of the category, whose train parts join the pool without their labels.
         num_workers: processes that prepare batches; 0 = none.
         keep_crops: megabytes of each process for decoded crops (true = 1000: 5,400 pictures of 160 x 384); what finds
             no room is decoded anew each time it is shown, so that memory does not grow with the pool. 0 or false: none.
@@ -83,6 +83,7 @@ class PoseData(LightningDataModule):
         balance: bool = True,
         augment: Augmentation = Augmentation(),  # noqa: B008 - frozen
         pool_limit: int | None = None,
+        extra_pool: list["PoseData"] | None = None,
         num_workers: int = 0,
         keep_crops: bool | int = 1000,
     ) -> None:
@@ -100,7 +101,7 @@ class PoseData(LightningDataModule):
         self.crop, self.mirror, self.augment = crop, mirror, augment
         self.batch_size, self.epoch_images, self.num_workers = batch_size, epoch_images, num_workers
         self.labelled_share, self.balance = labelled_share, balance
-        self.pool_limit = pool_limit
+        self.pool_limit, self.extra_pool = pool_limit, check_sources(extra_pool, category)
         self._memory = CropMemory(1000 if keep_crops is True else int(keep_crops))
         self.labelled: list[Record] = []
         self.pool: list[Record] = []
@@ -148,6 +149,8 @@ class PoseData(LightningDataModule):
         keys = {record.key for record in self.labelled}
         rest = parts.assign_parts([record for record in self._everything if record.key not in keys])
         self.pool = parts.limit_pool([record for record in rest if record.part == "train"], self.pool_limit, self.seed)
+        if stage in ("fit", None):
+            self.pool += pool_from(self.extra_pool, self.labelled, self.seed)
         self.val = [record for record in rest if record.part == "val"]
         self.test = [record for record in rest if record.part == "test"]
         if self.test_on == "val":
@@ -350,11 +353,7 @@ class PoseData(LightningDataModule):
         wanted = {"fit": ("train", "val", "test"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
         for part in wanted.get(stage or "fit", ()):
             crops = self._part_crops(part)
-            damaged = crops.damaged(range(len(self.labelled) if part == "train" else len(crops)))
-            if damaged:
-                raise DataError(
-                    f"{len(damaged)} labelled pictures are damaged; the first: {next(iter(damaged.values()))}"
-                )
+            crops.require(range(len(self.labelled) if part == "train" else len(crops)))
 
     def _part(self, part: str, records: list[Record]) -> DataLoader[Batch]:
         source, known = torch.arange(len(records)), subtypes(records)  # known to methods that are told, and say so

@@ -35,6 +35,7 @@ class Record:
             turned picture.
         occlusion: what the data set says hides the object, such as ``partly occluded``; for tables of contents.
         subtype: ``cad_index``, the number from 1 of the CAD model nearest to the object; 0 = not known.
+        source: name of the other data set that a picture of the pool comes from (``--data.extra_pool``).
     """
 
     image: Path
@@ -51,6 +52,7 @@ class Record:
     warp: tuple[float, float, float, float, float, float, float, float] | None = None
     occlusion: str = ""
     subtype: int = 0
+    source: str = ""
 
     @property
     def has_camera(self) -> bool:

@@ -10,6 +10,8 @@ from torch.utils.data import DistributedSampler
 
 from nvsm_lightning.errors import ConfigError
 
+AZIMUTH_BINS = 12  # that pseudo labels are balanced over
+
 Draw = tuple[int, int]  # (entry, seed of its augmentation)
 
 

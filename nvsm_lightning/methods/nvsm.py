@@ -1,11 +1,12 @@
 """NVSM: NeMo's model trained by EM on few labelled pictures and an unlabelled pool (seed: NVSM, NeurIPS 2021; §4)."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -174,9 +175,25 @@ class NVSM(NeMo):
                 numbers[f"em/pool_acc_{degrees}"] = float((error[error.isfinite()] < degrees).float().mean())
             text += f"; within 30 degrees of the hidden truth: {100 * numbers['em/precision_30']:.1f} %"
             text += f" (whole pool {100 * numbers['em/pool_acc_30']:.1f} %)"
+        for name, (share, precision) in by_source([record.source for record in data.pool], labels.index, kept).items():
+            numbers |= {f"em/kept_{name}": share, f"em/precision_30_{name}": precision}
+            text += f"; of {name} {100 * share:.1f} % kept, {100 * precision:.1f} % of them within 30 degrees"
         rank_zero_info(text)
         if self.trainer.is_global_zero:
             path = Path(self.trainer.default_root_dir) / "tables" / f"matches_round_{labels.round:02d}.csv"
             labels.write_csv(path, [record.key for record in data.pool], kept)
         for logger in self.trainer.loggers:
             logger.log_metrics(numbers, step=self.global_step)
+
+
+def by_source(
+    source: Sequence[str], index: Int[Tensor, " label"], error_deg: Float[Tensor, " label"]
+) -> dict[str, tuple[float, float]]:
+    """For each other data set in the pool (``--data.extra_pool``): the share of its pictures that have a pseudo label,
+    and the share of these, where the truth is known, within 30 degrees (NaN: of none)."""
+    found = {}
+    for name in sorted(set(source) - {""}):
+        mine = error_deg[torch.tensor([source[place] == name for place in index.tolist()], dtype=torch.bool)]
+        known = mine[mine.isfinite()]
+        found[name] = len(mine) / source.count(name), (known < 30).float().mean().item()
+    return found
