@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from nvsm_lightning.geometry.viewpoints import viewpoint_error, wrap_angle
+from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint, viewpoint_error, wrap_angle
 from nvsm_lightning.pose.posterior import pose_posterior
 from nvsm_lightning.pose.solver import ScoredPoses
 
@@ -39,6 +39,12 @@ def log_volume(angles: Sequence[int]) -> float:
     return math.log(VOLUMES.get(space_name(angles), 1.0))
 
 
+def _cosine(a: Float[Tensor, "batch many dim"], b: Float[Tensor, "batch few dim"]) -> Float[Tensor, "batch many few"]:
+    """Cosine of the angles between what :meth:`Measured.embed` gives."""
+    product = a @ b.transpose(-1, -2)
+    return product if a.shape[-1] == 2 else (product - 1) / 2
+
+
 @dataclass(frozen=True)
 class Measured:
     """Which angles count: all that are free, or of data that label nothing else the azimuth alone."""
@@ -57,6 +63,12 @@ class Measured:
         if self.angles == (0,):
             return wrap_angle(a[..., 0] - b[..., 0]).abs()
         return viewpoint_error(a, b)
+
+    def embed(self, viewpoint: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch dim"]:
+        """Points whose inner product tells the angle (:func:`_cosine`): many pairs cost one matrix product."""
+        if self.angles == (0,):
+            return torch.stack((viewpoint[..., 0].cos(), viewpoint[..., 0].sin()), -1)
+        return rotation_from_viewpoint(viewpoint).flatten(-2)
 
 
 def describe_posterior(
@@ -81,12 +93,13 @@ def describe_posterior(
     best, truth, angles = best.double(), truth.to(best.device).double(), measured.angles
     draws, volume = posterior.draws(count), log_volume(angles)
     density = posterior.log_density(draws, angles)
-    away = measured.distance(draws, best[:, None])
-    mode, mass = _modes(scored, best, draws, measured)
+    seen = measured.embed(draws)
+    away = _cosine(seen, measured.embed(best[:, None]))[..., 0]
+    mode, mass = _modes(scored, best, seen, measured)
     known = truth[:, list(angles)].isfinite().all(-1)
     filled = torch.where(truth.isfinite(), truth, best)[:, None]
     at_truth = posterior.log_density(filled, angles)
-    plain = pose_posterior(scored, measured.free, 1.0).log_density(filled, angles)
+    plain = pose_posterior(scored, measured.free, 1.0).log_density(filled, angles) if known.any() else at_truth
     azimuth = torch.arange(AZIMUTHS, device=best.device) * (2 * math.pi / AZIMUTHS)
     round_about = torch.stack((azimuth, *torch.zeros(2, AZIMUTHS).to(azimuth)), -1).expand(len(best), -1, -1)
 
@@ -95,7 +108,7 @@ def describe_posterior(
 
     return {
         "entropy": volume - density.mean(1),
-        "flip_mass": (away > FLIPPED).double().mean(1),
+        "flip_mass": (away < math.cos(FLIPPED)).double().mean(1),
         "mode": mode,
         "mode_mass": mass,
         "azimuth_density": posterior.log_density(round_about, (0,)).exp() / (2 * math.pi),
@@ -106,20 +119,22 @@ def describe_posterior(
 
 
 def _modes(
-    scored: ScoredPoses, best: Float[Tensor, "batch 3"], draws: Float[Tensor, "batch draw 3"], measured: Measured
+    scored: ScoredPoses, best: Float[Tensor, "batch 3"], draws: Float[Tensor, "batch draw dim"], measured: Measured
 ) -> tuple[Float[Tensor, "batch mode 3"], Float[Tensor, "batch mode"]]:
-    """The reported pose and the best candidates that lie apart from it and from one another, with their mass."""
-    grid = scored.grid.double().expand(len(best), -1, -1)
-    candidates = torch.cat((scored.mode.double(), grid), 1)
+    """The reported pose and the best candidates that lie apart from it and from one another, with the share of the
+    (embedded) draws around each.
+    """
+    candidates = torch.cat((scored.mode.double(), scored.grid.double().expand(len(best), -1, -1)), 1)
     # A refined mode beats all grid poses: those below it lie in its basin, or would have been refined themselves.
     loss = torch.cat((scored.mode_loss.double() - 1e6, scored.grid_loss.double()), 1).nan_to_num(torch.inf)
-    chosen, rows = [best], torch.arange(len(best), device=best.device)
+    places, chosen, rows = measured.embed(candidates), [best], torch.arange(len(best), device=best.device)
     for _ in range(MODES - 1):
-        loss = loss.masked_fill(measured.distance(candidates, chosen[-1][:, None]) < 2 * NEAR, torch.inf)
+        close = _cosine(places, measured.embed(chosen[-1][:, None]))[..., 0] > math.cos(2 * NEAR)
+        loss = loss.masked_fill(close, torch.inf)
         place = loss.argmin(1)
         chosen.append(torch.where(loss[rows, place].isfinite()[:, None], candidates[rows, place], torch.nan))
     mode = torch.stack(chosen, 1)
-    mass = torch.stack([(measured.distance(draws, each[:, None]) < NEAR).double().mean(1) for each in chosen], -1)
+    mass = (_cosine(draws, measured.embed(mode)) > math.cos(NEAR)).double().mean(1)
     by_mass = mass[:, 1:].sort(dim=1, descending=True, stable=True).indices
     order = torch.cat((torch.zeros_like(rows)[:, None], 1 + by_mass), 1)
     mode = mode.gather(1, order[..., None].expand(-1, -1, 3))
