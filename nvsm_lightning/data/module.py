@@ -21,7 +21,7 @@ from nvsm_lightning.data.datasets import Batch, CropMemory, Crops, PoseDataset, 
 from nvsm_lightning.data.extra_pool import check_sources, pool_from
 from nvsm_lightning.data.labels import write_label_list
 from nvsm_lightning.data.record import Record, subtypes, viewpoints
-from nvsm_lightning.data.sampling import AZIMUTH_BINS, DrawSampler, draw_weights
+from nvsm_lightning.data.sampling import AZIMUTH_BINS, DrawSampler, draw_weights, label_weights, spread_over_azimuth
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.geometry.meshes import CATEGORY_EXTENT
 
@@ -251,6 +251,7 @@ class PoseData(LightningDataModule):
             seed=self.seed,
             rank=rank,
             world=world,
+            labelled_probability=label_weights(viewpoints(self.labelled), AZIMUTH_BINS if self.balance else None),
         )
         return self._loader(self._training_set(), sampler=sampler, drop_last=True)
 
@@ -258,16 +259,16 @@ class PoseData(LightningDataModule):
         self, mirrored: bool | None = None, limit: int | None = None
     ) -> DataLoader[Batch]:
         """Every training picture once, in order, without augmentation, then (default: as ``mirror``) their mirror
-        images. With a ``limit``, the labelled pictures and evenly spaced ones of the others."""
+        images. With a ``limit``, the labelled pictures and of the others as many from each azimuth."""
         chosen = self._training_set(limit)
         return self._loader(with_mirrors(chosen, self.mirror if mirrored is None else mirrored))
 
     def anchor_dataloader(self, limit: int | None = None) -> DataLoader[Batch]:
-        """The labelled pictures (with a ``limit``, evenly spaced ones) in order, without augmentation, then (if
-        ``mirror``) their mirror images."""
+        """The labelled pictures (with a ``limit``, so many, spread over azimuth) in order, then (if ``mirror``) their
+        mirror images; without augmentation."""
         source = torch.arange(len(self.labelled))
         if limit is not None and len(source) > limit:
-            source = torch.linspace(0, len(source) - 1, limit).round().long()
+            source = spread_over_azimuth(viewpoints(self.labelled), limit, AZIMUTH_BINS)
         known, kinds = viewpoints(self.labelled)[source], subtypes(self.labelled)[source]
         anchors = PoseDataset(self._part_crops("train"), source, known, subtype=kinds)
         return self._loader(with_mirrors(anchors, self.mirror))
@@ -331,12 +332,12 @@ class PoseData(LightningDataModule):
 
     def _training_set(self, limit: int | None = None) -> PoseDataset:
         """Labelled pictures first, then the pseudo-labelled ones; ``index`` counts the pool after the labelled
-        pictures. With a ``limit``, only evenly spaced pseudo-labelled ones."""
+        pictures. With a ``limit``, only so many pseudo-labelled ones, spread over azimuth."""
         count = len(self.labelled)
         index, viewpoint, weight = self._pseudo
         if limit is not None and count + len(index) > limit:
-            spaced = torch.linspace(0, len(index) - 1, max(0, limit - count)).round().long()
-            index, viewpoint, weight = index[spaced], viewpoint[spaced], weight[spaced]
+            chosen = spread_over_azimuth(viewpoint, max(0, limit - count), AZIMUTH_BINS)
+            index, viewpoint, weight = index[chosen], viewpoint[chosen], weight[chosen]
         return PoseDataset(
             self._part_crops("train"),
             torch.cat((torch.arange(count), count + index)),

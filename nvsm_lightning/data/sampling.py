@@ -10,9 +10,15 @@ from torch.utils.data import DistributedSampler
 
 from nvsm_lightning.errors import ConfigError
 
-AZIMUTH_BINS = 12  # that pseudo labels are balanced over
+AZIMUTH_BINS = 12  # that training is balanced over
+MANY_LABELS = 100  # from here on labelled pictures are balanced too
 
 Draw = tuple[int, int]  # (entry, seed of its augmentation)
+
+
+def azimuth_bin(viewpoint: Float[Tensor, "entry 3"], bins: int) -> Int64[Tensor, " entry"]:
+    """Which of ``bins`` equal parts of the turn each azimuth lies in."""
+    return (viewpoint[:, 0] % (2 * math.pi) / (2 * math.pi) * bins).long().clamp_max(bins - 1)
 
 
 def draw_weights(
@@ -21,10 +27,41 @@ def draw_weights(
     """Probability of each pseudo-labelled picture: by weight, and with ``bins`` each occupied azimuth bin gets the same
     total."""
     if bins is not None:
-        index = (viewpoint[:, 0] % (2 * math.pi) / (2 * math.pi) * bins).long().clamp_max(bins - 1)
+        index = azimuth_bin(viewpoint, bins)
         total = torch.zeros(bins).index_add(0, index, weight)
         weight = weight / total[index].clamp_min(1e-12)
     return weight / weight.sum().clamp_min(1e-12)
+
+
+def label_weights(viewpoint: Float[Tensor, "label 3"], bins: int | None) -> Float[Tensor, " label"] | None:
+    """Probability of each labelled picture where there are many: every azimuth bin gets the same total. None, for equal
+    use, where there are few, which were drawn spread over azimuth.
+
+    A bank that moves with batches full of fronts takes rears for fronts: with 2,600 labels, most of them fronts, 28 %
+    of the validation pictures were turned around; with equal bins 6 %.
+    """
+    if bins is None or len(viewpoint) < MANY_LABELS:
+        return None
+    return draw_weights(viewpoint, torch.ones(len(viewpoint)), bins)
+
+
+def spread_over_azimuth(viewpoint: Float[Tensor, "entry 3"], count: int, bins: int) -> Int64[Tensor, " chosen"]:
+    """``count`` entries (all, where there are no more), in order, as equally from the bins of azimuth as these allow:
+    from each the same number, evenly spaced, or all it has.
+
+    Means over entries that crowd in a few views describe the others badly: a roof as it looks from the front.
+    """
+    index = azimuth_bin(viewpoint, bins)
+    place = torch.empty(len(index))  # of each entry within its bin, in an order whose every beginning is evenly spaced
+    for turn in index.unique():
+        members = (index == turn).nonzero()[:, 0]
+        place[members[_spaced_order(len(members))]] = torch.arange(len(members), dtype=torch.float32)
+    return place.argsort(stable=True)[:count].sort().values
+
+
+def _spaced_order(count: int) -> Int64[Tensor, " count"]:
+    """0..count-1 so that every beginning of the list is spread over them (by the golden section)."""
+    return ((torch.arange(count, dtype=torch.float64) * 0.6180339887498949) % 1).argsort().argsort()
 
 
 class DrawSampler(DistributedSampler[Draw]):
@@ -44,6 +81,7 @@ class DrawSampler(DistributedSampler[Draw]):
         seed: of the stream.
         rank: this process.
         world: number of processes.
+        labelled_probability: of each labelled entry; by default each is drawn equally often, give or take one.
     """
 
     def __init__(
@@ -56,6 +94,7 @@ class DrawSampler(DistributedSampler[Draw]):
         seed: int,
         rank: int = 0,
         world: int = 1,
+        labelled_probability: Float[Tensor, " labelled"] | None = None,
     ) -> None:
         self.batches = draws // (batch_size * world)
         if self.batches == 0:
@@ -63,7 +102,7 @@ class DrawSampler(DistributedSampler[Draw]):
                 f"epoch_images={draws} is less than one batch of {batch_size} on {world} process(es); raise it."
             )
         super().__init__(range(labelled), num_replicas=world, rank=rank, seed=seed)  # type: ignore[arg-type]
-        self.labelled, self.probability = labelled, probability
+        self.labelled, self.probability, self.labelled_probability = labelled, probability, labelled_probability
         self.share = labelled_share if len(probability) else 1.0
         self.per_process = self.batches * batch_size
 
@@ -75,14 +114,18 @@ class DrawSampler(DistributedSampler[Draw]):
         generator = Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         total = self.per_process * self.num_replicas
         n_labelled = round(self.share * total)
-        # Whole shuffled passes over the labelled pictures: each is seen equally often, give or take one.
-        passes = [torch.randperm(self.labelled, generator=generator) for _ in range(-(-n_labelled // self.labelled))]
-        entries = [torch.cat(passes)[:n_labelled]] if passes else []
+        entries = [self._labelled_draws(n_labelled, generator)] if n_labelled else []
         if total > n_labelled:
             pseudo = torch.multinomial(self.probability, total - n_labelled, replacement=True, generator=generator)
             entries.append(self.labelled + pseudo)
         entry = torch.cat(entries)[torch.randperm(total, generator=generator)]
         return entry, torch.randint(2**62, (total,), generator=generator)
+
+    def _labelled_draws(self, count: int, generator: Generator) -> Int64[Tensor, " draw"]:
+        if self.labelled_probability is not None:
+            return torch.multinomial(self.labelled_probability, count, replacement=True, generator=generator)
+        passes = [torch.randperm(self.labelled, generator=generator) for _ in range(-(-count // self.labelled))]
+        return torch.cat(passes)[:count]
 
     def __iter__(self) -> Iterator[Draw]:
         entry, seed = self.stream()

@@ -5,7 +5,9 @@ import torch
 from layouts import pose_rows, truncate, write_picture
 from lightning.pytorch import LightningModule, Trainer
 
-from nvsm_lightning.data import CropSpec, PoseCSV
+from nvsm_lightning.data import CropSpec, PoseCSV, sampling
+from nvsm_lightning.data.record import viewpoints
+from nvsm_lightning.data.sampling import azimuth_bin
 from nvsm_lightning.errors import ConfigError, DataError
 
 SPEC = CropSpec(32, 64, 50.0)
@@ -56,9 +58,9 @@ def test_loaders_orders_and_shards(folder) -> None:
     assert indices(anchors) == list(range(7)) * 2 and torch.cat([b["mirrored"] for b in anchors]).sum() == 7
     assert indices(make(folder, mirror=False).anchor_dataloader()) == list(range(7))
     few = make(folder, mirror=False).anchor_dataloader(limit=3)
-    assert indices(few) == [0, 3, 6]
-    poses = torch.cat([batch["viewpoint"] for batch in few])
-    assert torch.equal(poses, torch.cat([batch["viewpoint"] for batch in anchors])[[0, 3, 6]])
+    chosen, poses = indices(few), torch.cat([batch["viewpoint"] for batch in few])
+    assert len(chosen) == 3 and chosen == sorted(chosen)
+    assert torch.equal(poses, torch.cat([batch["viewpoint"] for batch in anchors])[chosen])
     batch = next(iter(data.val_dataloader()))
     assert batch["image"].shape == (4, 3, 32, 64) and len(batch["camera"]) == 4
 
@@ -268,4 +270,15 @@ def test_resuming_at_an_epochs_end_sees_the_same_pictures(folder, tmp_path) -> N
 def test_a_limit_keeps_all_labels_and_spaces_the_others(folder) -> None:
     data = make(folder)
     accept(data)
-    assert indices(data.labelled_and_pseudo_dataloader(mirrored=False, limit=9)) == [*range(7), 9, 16]
+    assert indices(data.labelled_and_pseudo_dataloader(mirrored=False, limit=9)) == [*range(7), 9, 12]
+
+
+def test_many_labels_are_drawn_equally_from_all_views(folder, monkeypatch) -> None:
+    assert make(folder).train_dataloader().sampler.labelled_probability is None
+    monkeypatch.setattr(sampling, "MANY_LABELS", 7)
+    data = make(folder)
+    probability = data.train_dataloader().sampler.labelled_probability
+    bins = azimuth_bin(viewpoints(data.labelled), 12)
+    shares = torch.zeros(12).index_add(0, bins, probability)
+    assert torch.allclose(shares[bins.unique()], torch.tensor(1.0 / len(bins.unique())))
+    assert make(folder, balance=False).train_dataloader().sampler.labelled_probability is None

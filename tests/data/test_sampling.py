@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from nvsm_lightning.data.sampling import DrawSampler, draw_weights
+from nvsm_lightning.data.sampling import DrawSampler, draw_weights, spread_over_azimuth
 from nvsm_lightning.errors import ConfigError
 
 
@@ -67,3 +67,20 @@ def test_probability_by_weight_and_bin() -> None:
 
 def test_lightning_leaves_it_in_place() -> None:
     assert isinstance(sampler(), DistributedSampler)
+
+
+def test_a_choice_takes_as_many_from_every_view_as_there_are() -> None:
+    azimuth = torch.cat((torch.full((80,), 5.0), torch.full((6,), 95.0), torch.full((30,), 185.0)))
+    viewpoint = torch.stack((azimuth.deg2rad(), *torch.zeros(2, 116)), 1)
+    chosen = spread_over_azimuth(viewpoint, 36, 12)
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert Counter(azimuth[chosen].tolist()) == {5.0: 15, 95.0: 6, 185.0: 15}
+    fronts = chosen[azimuth[chosen] == 5.0]
+    assert fronts.diff().max() <= 12  # spread over the 80, not the first of them
+    assert torch.equal(spread_over_azimuth(viewpoint, 500, 12), torch.arange(116))
+
+
+def test_labelled_entries_can_have_probabilities() -> None:
+    only_two = torch.tensor([0.0, 1, 0, 0, 0, 1, 0])
+    entries = Counter(entry for entry, _ in draws(sampler(labelled_probability=only_two, draws=640)))
+    assert {entry for entry in entries if entry < 7} == {1, 5} and abs(entries[1] - 80) < 25
