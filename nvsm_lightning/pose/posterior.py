@@ -5,8 +5,8 @@ validation pictures (:mod:`nvsm_lightning.pose.uncertainty`): a mean over map ce
 distribution lives on the angles that are free: the circle of azimuths, or SO(3) with all three.
 
 The loss is known on the start grid, which cuts the space into cells, and at the refined modes. So the density is a
-mixture that can be normalised, drawn from and marginalised in closed form: constant in every cell (in azimuth a fifth
-of the grid's step, with losses in between), and on top of that a Gaussian at every refined mode, as wide as the
+mixture that can be normalised, drawn from and marginalised in closed form: constant in every cell (a fifth of the
+grid's steps, with losses in between), and on top of that a Gaussian at every refined mode, as wide as the
 curvature of the grid says. Where the grid does not reach (few elevations, one theta) a uniform share remains,
 :data:`OUTSIDE`. The base measure is the Haar measure of total mass 1, ``da/2pi  cos(e) de/2  dt/2pi`` in azimuth,
 elevation and theta: a constant loss on a grid that covers everything gives the density 1.
@@ -25,9 +25,9 @@ from nvsm_lightning.pose.solver import ScoredPoses
 
 OUTSIDE = 0.01  # prior probability that the pose is not in the searched part; nothing where all is searched
 REACH = math.radians(15.0)  # of an angle that is free but has a single grid value
-FINER = 5  # cells of the azimuth for each grid azimuth, odd: the loss is taken to be linear in between
+FINER = 5  # cells for each value of the grid in a free angle; odd
 SAME = math.radians(15.0)  # refined modes closer than this are one
-NARROWEST = math.radians(0.25)  # of a mode: labels are not more exact
+NARROWEST = math.radians(0.25)  # width of a mode: labels are not more exact
 TURN = 2 * math.pi
 
 
@@ -98,7 +98,7 @@ class PosePosterior:
     Attributes:
         axes: the free angles.
         cell_mass: probability of the constant part of each grid cell.
-        mode: refined viewpoints in radians.
+        mode: refined viewpoints in radians, the best first.
         mode_mass: probability of the Gaussian at each mode.
         width: its standard deviation in each angle, radians; 0 where an angle is not free.
         outside: probability of the uniform part.
@@ -198,34 +198,38 @@ def pose_posterior(scored: ScoredPoses, free: Bool[Tensor, "3"], temperature: fl
 
     Poses whose loss is not finite get the largest finite loss of the picture.
     """
-    grid, mode = scored.grid.double(), scored.mode.double()
+    order = scored.mode_loss.nan_to_num(torch.inf).argsort(1)  # of modes at one place the best counts
+    grid, mode = scored.grid.double(), scored.mode.double().gather(1, order[..., None].expand(-1, -1, 3))
     place = [grid[:, angle].unique(return_inverse=True) for angle in range(3)]
     axes = [make_axis(values, angle) for angle, (values, _) in enumerate(place)]
     position = tuple(index for _, index in place)
-    loss, mode_loss = _finite(scored.grid_loss.double(), scored.mode_loss.double())
+    loss, mode_loss = _finite(scored.grid_loss.double(), scored.mode_loss.double().gather(1, order))
     dense = loss.new_full((len(loss), *(len(values) for values, _ in place)), torch.inf)
     dense[:, *position] = loss
     low = torch.minimum(loss.amin(1), mode_loss.amin(1))
     fixed = [1 + angle for angle in range(3) if not free[angle]]
-    coarse = axes.copy()
-    if free[0]:
-        axes[0], fine = _finer(coarse[0], dense)
-    else:
-        fine = dense
+    nearest = viewpoint_error(mode[:, :, None], grid).argmin(-1)
+    at = tuple(index[nearest] for index in position)
+    curvature = [_curvature(dense, axes, at, mode, mode_loss, angle) for angle in range(3)]
+    coarse, fine = axes.copy(), dense
+    for angle in range(3):
+        if free[angle]:
+            axes[angle], fine = _finer(coarse[angle], fine, curvature[angle][:, 0])
+            at = (*at[:angle], _nearest(axes[angle], mode[..., angle]), *at[angle + 1 :])
     cell = torch.exp((low[:, None, None, None] - fine) / temperature)
     for axis in axes:
         if free[axis.angle]:
             cell = cell * axis.measure.view([-1 if angle == axis.angle else 1 for angle in range(3)])
     cell = cell.sum(fixed) / math.prod(fine.shape[angle] for angle in fixed) if fixed else cell
-    nearest = viewpoint_error(mode[:, :, None], grid).argmin(-1)
-    at = tuple(index[nearest] for index in position)
     rows = torch.arange(len(loss), device=loss.device)[:, None]
-    plateau = fine[rows, axes[0].find(mode[..., 0]) if free[0] else at[0], at[1], at[2]]
+    plateau = fine[rows, at[0], at[1], at[2]]
     height = torch.exp((low[:, None] - mode_loss) / temperature) - torch.exp((low[:, None] - plateau) / temperature)
     height = height.clamp_min(0.0).masked_fill(_repeated(mode), 0.0)
     width, volume = torch.zeros_like(mode), torch.ones_like(height)
     for axis in (axis for axis in axes if free[axis.angle]):
-        width[..., axis.angle] = _width(dense, coarse, at, mode, mode_loss, axis.angle, temperature)
+        widest = max(float(coarse[axis.angle].edges.diff().amax()), NARROWEST)
+        spread = (temperature / curvature[axis.angle].clamp_min(1e-9)).sqrt()
+        width[..., axis.angle] = spread.clamp(NARROWEST, widest)
         volume = volume * width[..., axis.angle] * math.sqrt(TURN) * base_density(mode[..., axis.angle], axis.angle)
     peak = height * volume
     searched = tuple(axis for axis in axes if free[axis.angle])
@@ -238,17 +242,34 @@ def pose_posterior(scored: ScoredPoses, free: Bool[Tensor, "3"], temperature: fl
 
 
 def _finer(
-    axis: Axis, dense: Float[Tensor, "batch azimuth elevation theta"]
-) -> tuple[Axis, Float[Tensor, "batch finer elevation theta"]]:
-    """:data:`FINER` cells in place of each azimuth, with losses between those of the grid."""
+    axis: Axis, dense: Float[Tensor, "batch azimuth elevation theta"], curvature: Float[Tensor, " batch"]
+) -> tuple[Axis, Float[Tensor, "batch finer_azimuth finer_elevation finer_theta"]]:
+    """:data:`FINER` cells in place of each, with losses between those of the grid: linear in between, constant beyond
+    the ends. Of a single value other than an azimuth, a parabola of the best mode's curvature.
+    """
+    angle, count = axis.angle, len(axis.values)
     share = (torch.arange(FINER) - FINER // 2).to(dense) / FINER
-    before, after = axis.values.roll(1) - axis.values, axis.values.roll(-1) - axis.values
-    before[0], after[-1] = before[0] - TURN, after[-1] + TURN
-    values = axis.values[:, None] + torch.where(share < 0, -before[:, None] * share, after[:, None] * share)
-    share = share[:, None, None]
-    other = torch.where(share < 0, dense.roll(1, 1)[:, :, None], dense.roll(-1, 1)[:, :, None])
-    loss = dense[:, :, None] * (1 - share.abs()) + other * share.abs()
-    return make_axis(values.flatten(), 0), loss.flatten(1, 2)
+    if angle and count == 1:
+        values = axis.values + share * axis.edges.diff()
+        bowl = curvature.clamp_min(0.0)[:, None] * (values - axis.values) ** 2 / 2
+        return make_axis(values, angle), dense + bowl.view(-1, *[FINER if each == angle else 1 for each in range(3)])
+    before, after = axis.values - axis.values.roll(1), axis.values.roll(-1) - axis.values
+    previous, following = dense.roll(1, 1 + angle), dense.roll(-1, 1 + angle)
+    if angle == 0:
+        before[0], after[-1] = before[0] + TURN, after[-1] + TURN
+    else:
+        before[0], after[-1] = after[0], before[-1]
+        previous.select(1 + angle, 0).copy_(dense.select(1 + angle, 0))
+        following.select(1 + angle, -1).copy_(dense.select(1 + angle, -1))
+    values = axis.values[:, None] + torch.where(share < 0, before[:, None], after[:, None]) * share
+    loss = [dense * (1 - abs(each)) + (previous if each < 0 else following) * abs(each) for each in share.tolist()]
+    return make_axis(values.flatten(), angle), torch.stack(loss, 2 + angle).flatten(1 + angle, 2 + angle)
+
+
+def _nearest(axis: Axis, x: Float[Tensor, "batch mode"]) -> Int[Tensor, "batch mode"]:
+    """The cell of each angle in radians, outside of all the nearest one."""
+    cell = axis.find(x)
+    return torch.where(cell < 0, wrap_angle(x[..., None] - axis.values).abs().argmin(-1), cell)
 
 
 def _finite(*losses: Tensor) -> list[Tensor]:
@@ -264,37 +285,28 @@ def _repeated(mode: Float[Tensor, "batch mode 3"]) -> Bool[Tensor, "batch mode"]
     return near.tril(-1).any(-1)
 
 
-def _width(
+def _curvature(
     dense: Float[Tensor, "batch azimuth elevation theta"],
     axes: Sequence[Axis],
     at: tuple[Int[Tensor, "batch mode"], ...],
     mode: Float[Tensor, "batch mode 3"],
     mode_loss: Float[Tensor, "batch mode"],
     angle: int,
-    temperature: float,
 ) -> Float[Tensor, "batch mode"]:
-    """Standard deviation ``sqrt(T / h)`` of a mode in one angle.
-
-    The curvature h is that of the parabola from the mode through its grid cell and the two neighbours (least squares).
-    The width lies between :data:`NARROWEST` and the size of a cell; fewer than three grid values tell no curvature,
-    and that of the azimuth stands in.
+    """Curvature of the loss at each mode in one angle: of the parabola from the mode through its grid pose and the two
+    neighbours (least squares). Fewer than three grid values tell none, and that of the azimuth stands in.
     """
-    axis, widest = axes[angle], 2 * REACH
-    if len(axis.values) > 1:
-        widest = float(axis.edges.diff().amax())
-    read = angle if len(axis.values) > 2 else 0
-    axis = axes[read]
-    count = len(axis.values)
+    read = angle if len(axes[angle].values) > 2 else 0
+    values, count = axes[read].values, len(axes[read].values)
     if count < 3:
-        return torch.full_like(mode[..., 0], widest / 2)
+        return torch.zeros_like(mode_loss)
     middle = at[read] if read == 0 else at[read].clamp(1, count - 2)
     rows = torch.arange(len(dense), device=dense.device)[:, None]
     half_square, loss = [], []
     for step in (-1, 0, 1):
         place = list(at)
         place[read] = (middle + step) % count
-        half_square.append(wrap_angle(axis.values[place[read]] - mode[..., read]) ** 2 / 2)
+        half_square.append(wrap_angle(values[place[read]] - mode[..., read]) ** 2 / 2)
         loss.append(dense[rows, place[0], place[1], place[2]])
     x, y = torch.stack(half_square), torch.stack(loss) - mode_loss
-    curvature = (x * y).sum(0) / (x * x).sum(0).clamp_min(1e-12)
-    return (temperature / curvature.clamp_min(1e-9)).sqrt().clamp(NARROWEST, widest)
+    return (x * y).sum(0) / (x * x).sum(0).clamp_min(1e-12)

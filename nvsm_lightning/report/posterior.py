@@ -157,14 +157,14 @@ def with_rose(
     picture: Image.Image, posterior: Mapping[str, Tensor], row: int, azimuths: Sequence[float]
 ) -> Image.Image:
     """A picture with the rose of its azimuth on the right; ``azimuths`` in radians: reported, then (if known) true."""
-    size = max(150, picture.height)
+    size, line = max(150, picture.height), 16
     marks = list(zip(azimuths, (PREDICTED, TRUTH), strict=False))
-    canvas = Image.new("RGB", (picture.width + size + 6, size), "white")
-    canvas.paste(picture, (0, (size - picture.height) // 2))
+    canvas = Image.new("RGB", (picture.width + size + 6, size + line), "white")
+    canvas.paste(picture, (0, (size + line - picture.height) // 2))
     canvas.paste(rose(posterior["azimuth_density"][row], marks[::-1], size), (picture.width + 6, 0))
-    text = f"{100 * float(posterior['mode_mass'][row, 0]):.0f} %"
+    text = f"mass {100 * float(posterior['mode_mass'][row, 0]):.0f} %"
     flip = float(posterior["flip_mass"][row])
     if flip >= 0.005:
-        text += f"  flip {100 * flip:.0f} %"
-    ImageDraw.Draw(canvas).text((picture.width + 8, 0), text, "black", ImageFont.load_default(12))
+        text += f", flipped {100 * flip:.0f} %"
+    ImageDraw.Draw(canvas).text((picture.width + 10, size), text, "black", ImageFont.load_default(12))
     return canvas
