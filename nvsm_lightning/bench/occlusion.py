@@ -33,7 +33,6 @@ from nvsm_lightning.report.results import write_text
 
 CLEAN = "L0"
 LEVELS = ("L1", "L2", "L3")
-RELEASE = Path("configs") / "datasets" / "occluded_pascal3d.yaml"
 USAGE = "--config FILE [--config FILE ...] --out DIR [options] [further options of nvsm fit]"
 TEXT = """\
 Fits every method with every number of labels once and tests it on the test part as it is (L0) and behind pasted
@@ -87,8 +86,9 @@ def _parser() -> argparse.ArgumentParser:
 def condition(level: str, out: Path, options: argparse.Namespace) -> Condition:
     """The test on a level."""
     if options.release:
-        words = ("--data.occluded_root", options.release, "--data.level", level)
-        return Condition(level, words, (str(RELEASE),))
+        # the class alone: what else the fit's configuration says, such as crops, still holds
+        words = ("--data", "OccludedPascal3D", "--data.occluded_root", options.release, "--data.level", level)
+        return Condition(level, words)
     folder = level_folder(level, out, options)
     if not (folder / OCCLUSION_FILE).is_file() and not options.occluders:
         raise ConfigError(f"{folder} holds no occluded pictures; give --occluders, and they are made there.")

@@ -44,7 +44,8 @@ def help_text() -> str:
         "  nvsm bench few-shot --config configs/car_7shot.yaml --labels 7,20,50 --seeds 5 --out runs/few_shot\n"
         "  nvsm bench few-shot --config configs/car_7shot.yaml --config configs/datasets/epfl_cars.yaml \\\n"
         "    --data.root EPFL --folds configs/folds/epfl_cars.yaml --labels 7 --parallel 2 --out runs/epfl_7\n"
-        "  nvsm bench ablation configs/ablations/e_step.yaml --config configs/car_7shot.yaml --out runs/e_step"
+        "  nvsm bench ablation configs/ablations/e_step.yaml --config configs/car_7shot.yaml --out runs/e_step\n"
+        "  nvsm bench occlusion --config configs/car_7shot.yaml --occluders COCO --out runs/occlusion"
     )
 
 
