@@ -1,39 +1,81 @@
 """The render-and-compare objective of NeMo (§2.8), evaluated on the similarity table."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nvsm_lightning.features.reading import cells, similarity_table
+from nvsm_lightning.features.reading import cells
 from nvsm_lightning.geometry.cameras import Camera, project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 from nvsm_lightning.render.fragments import covered
 from nvsm_lightning.render.renderer import FeatureRenderer, rasterize
 
 
-@dataclass(frozen=True)
 class Evidence:
     """What the objective needs of a batch of pictures.
 
+    The similarity table is a matrix product as dear as a grid of poses is long; a solver that asks for few of its
+    entries computes them itself from ``cells`` and ``features``.
+
     Attributes:
-        table: similarity of every map cell with every vertex feature.
         clutter: similarity of every map cell with the clutter feature.
         camera: cameras in MAP pixels.
+        cells: features of the map cells, row by row; None where only the table was given.
+        features: vertex features; None where only the table was given.
     """
 
-    table: Float[Tensor, "batch hw vertex"]
-    clutter: Float[Tensor, "batch hw"]
-    camera: Camera
+    def __init__(
+        self,
+        table: Float[Tensor, "batch hw vertex"] | None,
+        clutter: Float[Tensor, "batch hw"],
+        camera: Camera,
+        cells: Float[Tensor, "batch hw dim"] | None = None,
+        features: Float[Tensor, "vertex dim"] | None = None,
+    ) -> None:
+        self._table, self.clutter, self.camera, self.cells, self.features = table, clutter, camera, cells, features
+
+    def __len__(self) -> int:
+        return len(self.clutter)
+
+    @property
+    def table(self) -> Float[Tensor, "batch hw vertex"]:
+        """Similarity of every map cell with every vertex feature; made at the first use."""
+        if self._table is None:
+            assert self.cells is not None and self.features is not None  # __init__ got them instead of the table
+            with torch.autocast(self.clutter.device.type, enabled=False):
+                self._table = torch.matmul(self.cells, self.features.T)
+        return self._table
 
     def usable(self) -> "Evidence":
         """Itself, or a copy that autograd accepts if it was made under inference_mode."""
-        if not self.table.is_inference():
+        if not self.clutter.is_inference():
             return self
         camera = Camera(*(tensor.clone() for tensor in self.camera.tensors()))
         return Evidence(self.table.clone(), self.clutter.clone(), camera)
+
+    def every(self, stride: int, size: tuple[int, int]) -> tuple["Evidence", tuple[int, int]]:
+        """The same pictures seen in every ``stride``-th cell of every ``stride``-th row of a map of ``size`` only, and
+        the size of that smaller map.
+
+        Cell (i, j) of it has its centre at the old (i * stride + 0.5, j * stride + 0.5): the cells are left out, not
+        averaged.
+        """
+        if stride == 1:
+            return self, size
+
+        def picked(values: Tensor) -> Tensor:
+            return values.unflatten(1, size)[:, ::stride, ::stride].flatten(1, 2)
+
+        distance, focal, principal, box, frame = self.camera.tensors()
+        shift = (stride - 1) / 2
+        moved = ((values + shift) / stride for values in (principal, box, frame))
+        camera = Camera(distance, focal / stride, *moved)
+        table = picked(self.table) if self.cells is None else None
+        cells = None if self.cells is None else picked(self.cells)
+        smaller = (-(-size[0] // stride), -(-size[1] // stride))
+        return Evidence(table, picked(self.clutter), camera, cells, self.features), smaller
 
 
 def gather_evidence(
@@ -42,27 +84,45 @@ def gather_evidence(
     clutter_feature: Float[Tensor, " dim"],
     camera: Camera,
 ) -> Evidence:
-    """Tables of a batch; ``camera`` in map pixels. float32 always: a bf16 table moves the pose by a quarter of a
+    """Evidence of a batch; ``camera`` in map pixels. float32 always: a bf16 table moves the pose by a quarter of a
     degree.
     """
     with torch.autocast(feature_map.device.type, enabled=False):
-        table = similarity_table(feature_map.float(), vertex_features.float())
-        return Evidence(table, cells(feature_map.float()) @ clutter_feature.float(), camera)
+        seen = cells(feature_map.float()).contiguous()
+        return Evidence(None, seen @ clutter_feature.float(), camera, seen, vertex_features.float())
+
+
+def placed(camera: Camera, placement: Float[Tensor, "batch 3"]) -> Camera:
+    """Cameras moved along their axis and in the picture; see :func:`object_scores`."""
+    distance, focal, principal, box, frame = camera.tensors()
+    shift = placement[:, 1:]
+    return Camera(distance * placement[:, 0].exp(), focal, principal + shift, box + shift.repeat(1, 2), frame)
 
 
 def object_scores(
-    evidence: Evidence, viewpoint: Float[Tensor, "batch pose 3"], renderer: FeatureRenderer
+    evidence: Evidence,
+    viewpoint: Float[Tensor, "batch pose 3"],
+    renderer: FeatureRenderer,
+    placement: Float[Tensor, "batch pose 3"] | None = None,
 ) -> tuple[Float[Tensor, "batch pose hw"], Bool[Tensor, "batch pose hw"]]:
     """``s_obj``: inner product of the rendered and the observed feature in every cell, and where the mesh covers the
     map.
 
     Exact: interpolating similarities equals the similarity of interpolated features. Differentiable in ``viewpoint``
     through the barycentric weights (hard visibility, as in NeMo).
+
+    Args:
+        evidence: the pictures.
+        viewpoint: poses of each of them.
+        renderer: mesh and size of the map.
+        placement: of each pose the logarithm of a factor on the camera's distance, and a shift (u, v) in map pixels.
     """
     batch, poses = viewpoint.shape[:2]
     camera = evidence.camera.expanded(poses)
+    if placement is not None:
+        camera = placed(camera, placement.flatten(0, 1))
     uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint.flatten(0, 1)), camera)
-    face_id = rasterize(uvz.detach(), renderer.faces, renderer.size, renderer.engine)
+    face_id = rasterize(uvz.detach(), renderer.faces, renderer.size, renderer.engine, renderer.hides_its_back)
     mask = face_id >= 0
     item, row, column = mask.nonzero(as_tuple=True)
     vertex, weight = covered(uvz, renderer.faces, face_id, (item, row, column))
@@ -77,28 +137,34 @@ def object_scores(
 
 
 def pose_loss(
-    evidence: Evidence, viewpoint: Float[Tensor, "batch pose 3"], renderer: FeatureRenderer
+    evidence: Evidence,
+    viewpoint: Float[Tensor, "batch pose 3"],
+    renderer: FeatureRenderer,
+    placement: Float[Tensor, "batch pose 3"] | None = None,
 ) -> Float[Tensor, "batch pose"]:
     """``1 - [mean_p max(s_obj, s_clu) - mean_p s_clu]`` over all cells, with s_obj = 0 where no face is (§2.8,
     step 4).
     """
-    score, _ = object_scores(evidence, viewpoint, renderer)
+    score, _ = object_scores(evidence, viewpoint, renderer, placement)
     clutter = evidence.clutter[:, None]
     return 1 - (torch.maximum(score, clutter) - clutter).mean(-1)
 
 
 def area_loss(
-    evidence: Evidence, viewpoint: Float[Tensor, "batch pose 3"], renderer: FeatureRenderer
+    evidence: Evidence,
+    viewpoint: Float[Tensor, "batch pose 3"],
+    renderer: FeatureRenderer,
+    placement: Float[Tensor, "batch pose 3"] | None = None,
 ) -> Float[Tensor, "batch pose"]:
     """``1 - S``, with NVSM's S(F_theta', F_m) as a mean over the covered cells instead of all, so that poses of
     different silhouettes compare (§4.2), and the clutter similarity subtracted: a likelihood ratio against background.
     """
-    score, mask = object_scores(evidence, viewpoint, renderer)
+    score, mask = object_scores(evidence, viewpoint, renderer, placement)
     ratio = (score - evidence.clutter[:, None]) * mask
     return 1 - ratio.sum(-1) / mask.sum(-1).clamp_min(1)
 
 
-OBJECTIVES: dict[str, Callable[[Evidence, Tensor, FeatureRenderer], Tensor]] = {
+OBJECTIVES: dict[str, Callable[..., Float[Tensor, "batch pose"]]] = {
     "likelihood": pose_loss,
     "area": area_loss,
 }

@@ -1,16 +1,23 @@
 """Pose of a batch of pictures: score a grid of starts, refine the best distinct modes, keep the best iterate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence
+from nvsm_lightning.pose.reference import grid_losses_torch, refine_torch
 from nvsm_lightning.pose.space import PoseSpace, paper_grid
+from nvsm_lightning.render.engines import choose_engine
 from nvsm_lightning.render.renderer import FeatureRenderer
+
+# Unit of each parameter beside the three angles, so that one step size fits all: log of the distance factor, and the
+# shifts (u, v) in map pixels.
+PLACEMENT = {"distance": (0.5, 0.0, 0.0), "translation": (0.0, 20.0, 20.0)}
 
 
 @dataclass
@@ -25,6 +32,9 @@ class SolverSettings:
         steps: Adam steps (short only).
         learning_rate: first step size in radians (short only); multiplied by 0.3 every third of the steps.
         mode_distance_deg: two starts are distinct when at least this far apart.
+        stride: the grid is scored in every stride-th cell of every stride-th row of the map (short only).
+        free: what refinement may change beside the angles: "distance" (along the optical axis), "translation" (in the
+            picture).
     """
 
     name: str = "short"
@@ -33,24 +43,32 @@ class SolverSettings:
     steps: int = 20
     learning_rate: float = 0.1
     mode_distance_deg: float = 30.0
+    stride: int = 1
+    free: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.name not in ("short", "paper"):
             raise ConfigError(f"Unknown solver {self.name!r}. Choose short or paper.")
         if self.objective not in OBJECTIVES:
             raise ConfigError(f"Unknown objective {self.objective!r}. Choose one of {sorted(OBJECTIVES)}.")
+        if unknown := set(self.free) - set(PLACEMENT):
+            raise ConfigError(f"A solver frees {sorted(PLACEMENT)} beside the angles, not {sorted(unknown)}.")
+        if self.stride < 1 or self.modes < 1:
+            raise ConfigError(f"A solver needs stride >= 1 and modes >= 1; got {self}.")
 
 
 @dataclass(frozen=True)
 class PoseEstimate:
     """Best pose of each picture and its loss; ``start`` is the grid pose from which it was refined; ``scored`` is all
-    that was scored on the way.
+    that was scored on the way; ``placement``, where it was free, the log of the distance factor and the shift (u, v) in
+    map pixels.
     """
 
     viewpoint: Float[Tensor, "batch 3"]
     loss: Float[Tensor, " batch"]
     start: Float[Tensor, "batch 3"]
-    scored: "ScoredPoses | None" = None
+    scored: "ScoredPoses"
+    placement: Float[Tensor, "batch 3"] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,11 @@ class ScoredPoses:
     mode_loss: Float[Tensor, "batch mode"]
 
 
+def fused(renderer: FeatureRenderer, device: torch.device) -> bool:
+    """Whether the compiled CPU engine runs the search: wherever it draws."""
+    return choose_engine(renderer.engine, device) == "numba"
+
+
 def grid_losses(
     evidence: Evidence,
     grid: Float[Tensor, "pose 3"],
@@ -70,13 +93,14 @@ def grid_losses(
     objective: str = "likelihood",
     chunk: int = 4096,
 ) -> Float[Tensor, "batch pose"]:
-    """Loss (:class:`SolverSettings`) of every picture at every grid pose, ``chunk`` renderings at a time."""
-    loss = OBJECTIVES[objective]
-    batch = len(evidence.table)
-    per_chunk = max(1, chunk // batch)
-    with torch.no_grad():
-        parts = [loss(evidence, part.expand(batch, -1, -1), renderer) for part in grid.split(per_chunk)]
-    return torch.cat(parts, 1)
+    """Loss (:class:`SolverSettings`) of every picture at every grid pose; plain torch takes ``chunk`` renderings at a
+    time.
+    """
+    if fused(renderer, evidence.clutter.device):
+        from nvsm_lightning.pose.fused import grid_losses_fused  # numba is optional at run time
+
+        return grid_losses_fused(evidence, grid, renderer, objective)
+    return grid_losses_torch(evidence, grid, renderer, objective, chunk)
 
 
 def distinct_modes(
@@ -86,13 +110,40 @@ def distinct_modes(
 
     Where the grid holds fewer such poses, the best one repeats.
     """
-    apart = viewpoint_error(grid[:, None], grid[None]) >= distance
-    left, chosen = loss.clone(), []
+    return grid[_distinct(loss, viewpoint_error(grid[:, None], grid[None]) >= distance, modes)]
+
+
+def _distinct(loss: Float[Tensor, "batch pose"], apart: Bool[Tensor, "pose pose"], modes: int) -> Tensor:
+    """Positions in the grid of the modes: [batch, mode]."""
+    left, chosen = loss, []
     for _ in range(modes):
         best = torch.where(left.isfinite().any(1), left.argmin(1), loss.argmin(1))
-        chosen.append(grid[best])
-        left = left.masked_fill(~apart[best], torch.inf)
+        chosen.append(best)
+        if len(chosen) < modes:
+            left = left.masked_fill(~apart[best], torch.inf)
     return torch.stack(chosen, 1)
+
+
+def search(
+    evidence: Evidence,
+    start: Float[Tensor, "batch mode 6"],
+    renderer: FeatureRenderer,
+    unit: Float[Tensor, "6"],
+    steps: int,
+    learning_rate: float,
+    decay: float,
+    objective: str = "likelihood",
+) -> tuple[Float[Tensor, "batch mode 6"], Float[Tensor, "batch mode"]]:
+    """Adam with NeMo's near-sign betas (.4, .6) on poses (viewpoint and placement); step size times ``decay`` every
+    third. Best iterate and its loss (A10).
+
+    ``unit`` is what a step of size 1 changes in each parameter, 0 for those that are not free.
+    """
+    if fused(renderer, start.device):
+        from nvsm_lightning.pose.fused import refine_fused  # numba is optional at run time
+
+        return refine_fused(evidence, start, renderer, unit, steps, learning_rate, decay, objective)
+    return refine_torch(evidence, start, renderer, unit, steps, learning_rate, decay, objective)
 
 
 def refine(
@@ -105,49 +156,54 @@ def refine(
     decay: float,
     objective: str = "likelihood",
 ) -> tuple[Float[Tensor, "batch mode 3"], Float[Tensor, "batch mode"]]:
-    """Adam with NeMo's near-sign betas (.4, .6) on the viewpoints; step size times ``decay`` every third.
-    Best iterate and its loss (A10).
-    """
-    # Lightning tests under inference_mode, where no gradient can be taken: step out of it, with tensors that may be
-    # used outside. No autocast: the backward pass of the projection would run in bf16.
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(start.device.type, enabled=False):
-        evidence, start, free = evidence.usable(), start.clone(), free.clone()
-        best, best_loss = start, torch.full(start.shape[:2], torch.inf, device=start.device)
-        offset = torch.zeros_like(start, requires_grad=True)
-        optimizer = torch.optim.Adam([offset], lr=learning_rate, betas=(0.4, 0.6))
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, max(1, -(-steps // 3)), decay)
-        for step in range(steps + 1):
-            viewpoint = start + offset * free
-            loss = OBJECTIVES[objective](evidence, viewpoint, renderer)
-            better = loss.detach() < best_loss
-            best = torch.where(better[..., None], viewpoint.detach(), best)
-            best_loss = torch.where(better, loss.detach(), best_loss)
-            if step < steps:
-                optimizer.zero_grad()
-                loss.sum().backward()
-                optimizer.step()
-                schedule.step()
-    return best, best_loss
+    """:func:`search` over the ``free`` angles alone."""
+    nothing = start.new_zeros(3)
+    padded = torch.cat((start, torch.zeros_like(start)), -1)
+    unit = torch.cat((free.to(start), nothing))
+    best, loss = search(evidence, padded, renderer, unit, steps, learning_rate, decay, objective)
+    return best[..., :3], loss
+
+
+@lru_cache(maxsize=8)
+def _starts(
+    azimuths: int, elevations: tuple[float, ...], thetas: tuple[float, ...], distance: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The poses of a grid, and which of them are at least ``distance`` degrees apart."""
+    with torch.inference_mode(False):
+        grid = PoseSpace(azimuths, list(elevations), list(thetas)).grid().to(device)
+        return grid, torch.rad2deg(viewpoint_error(grid[:, None], grid[None])) >= distance
 
 
 def solve(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, settings: SolverSettings) -> PoseEstimate:
     """Pose of each picture. A picture whose loss is not finite (no cell covered at any pose) keeps its best start."""
-    device = evidence.table.device
-    free = space.free_mask().to(device)
-    if settings.name == "paper":
-        grid, modes, steps, rate, decay = paper_grid().grid().to(device), 1, 300, 0.05, 0.2
-    else:
-        grid, modes, steps, rate, decay = (
-            space.grid().to(device), settings.modes, settings.steps, settings.learning_rate, 0.3,
-        )  # fmt: skip
-    loss = grid_losses(evidence, grid, renderer, settings.objective)
-    start = distinct_modes(
-        loss, grid, min(modes, len(grid)), torch.deg2rad(torch.tensor(settings.mode_distance_deg)).item()
+    device = evidence.clutter.device
+    searched, modes, stride, steps, rate, decay = (
+        (paper_grid(), 1, 1, 300, 0.05, 0.2) if settings.name == "paper"
+        else (space, settings.modes, settings.stride, settings.steps, settings.learning_rate, 0.3)
+    )  # fmt: skip
+    grid, apart = _starts(
+        searched.azimuths,
+        tuple(searched.elevations_deg),
+        tuple(searched.thetas_deg),
+        settings.mode_distance_deg,
+        device,
     )
-    refined, refined_loss = refine(evidence, start, renderer, free, steps, rate, decay, settings.objective)
+    seen, size = evidence.every(stride, renderer.size)
+    loss = grid_losses(seen, grid, renderer.resized(size), settings.objective)
+    start = grid[_distinct(loss, apart, min(modes, len(grid)))]
+    unit = _unit(space, settings).to(device)
+    padded = torch.cat((start, torch.zeros_like(start)), -1)
+    refined, refined_loss = search(evidence, padded, renderer, unit, steps, rate, decay, settings.objective)
     winner = refined_loss.argmin(1)
     rows = torch.arange(len(winner), device=device)
-    viewpoint = refined[rows, winner]
-    viewpoint[:, 0] %= 2 * torch.pi
-    scored = ScoredPoses(grid, loss, refined, refined_loss)
-    return PoseEstimate(viewpoint, refined_loss[rows, winner], start[rows, winner], scored)
+    best = refined[rows, winner]
+    viewpoint = torch.cat((best[:, :1] % (2 * torch.pi), best[:, 1:3]), 1)
+    placement = best[:, 3:] if settings.free else None
+    scored = ScoredPoses(grid, loss, refined[..., :3], refined_loss)
+    return PoseEstimate(viewpoint, refined_loss[rows, winner], start[rows, winner], scored, placement)
+
+
+def _unit(space: PoseSpace, settings: SolverSettings) -> Float[Tensor, "6"]:
+    """What a step of size 1 changes: free angles by a radian, placement by :data:`PLACEMENT`."""
+    placement = sum((torch.tensor(PLACEMENT[name]) for name in settings.free), torch.zeros(3))
+    return torch.cat((space.free_mask().float(), placement))

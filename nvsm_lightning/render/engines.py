@@ -15,6 +15,7 @@ _REMEDY = {
     "numba": "Install it with `pip install numba`, or choose the engine `torch`.",
     "nvdiffrast": "Install it with `pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast.git` "
     "(needs the CUDA compiler of your torch; non-commercial licence), or choose `torch`, which runs on CUDA too.",
+    "triton": "It comes with torch on Linux (`pip install triton`); or choose `torch`, which runs on CUDA too.",
 }
 ENGINES = tuple(_REMEDY)
 
@@ -47,7 +48,7 @@ def choose_engine(engine: str, device: torch.device) -> str:
         return fast if available(fast) else "torch"
     if engine not in ENGINES:
         raise EngineError(f"There is no renderer engine {engine!r}. Choose one of: auto, {', '.join(ENGINES)}.")
-    needs = {"numba": "cpu", "nvdiffrast": "cuda"}.get(engine, device.type)
+    needs = {"numba": "cpu", "nvdiffrast": "cuda", "triton": "cuda"}.get(engine, device.type)
     if needs != device.type:
         raise EngineError(
             f"The renderer engine {engine!r} draws on {needs} only; these tensors are on {device}. Choose `auto`."
@@ -56,7 +57,11 @@ def choose_engine(engine: str, device: torch.device) -> str:
 
 
 def rasterize(
-    uvz: Float[Tensor, "batch vertex 3"], faces: Int[Tensor, "face 3"], size: tuple[int, int], engine: str = "auto"
+    uvz: Float[Tensor, "batch vertex 3"],
+    faces: Int[Tensor, "face 3"],
+    size: tuple[int, int],
+    engine: str = "auto",
+    cull: bool = False,
 ) -> Int32[Tensor, "batch {size[0]} {size[1]}"]:
     """The face seen in every cell of a map, -1 where none is.
 
@@ -68,7 +73,9 @@ def rasterize(
         uvz: projected vertices (u, v, depth); any float type, drawn in float32. No gradient passes.
         faces: vertex indices of the triangles.
         size: (height, width) of the map in cells.
-        engine: ``auto``, ``torch``, ``numba`` or ``nvdiffrast``.
+        engine: ``auto``, ``torch``, ``numba``, ``nvdiffrast`` or ``triton`` (not yet run on a GPU).
+        cull: faces seen from behind need not be drawn, as the mesh is closed with outward winding
+            (:func:`.culling.hides_its_back`): the same picture, faster on engines that make use of it.
 
     Raises:
         EngineError: the engine is unknown, not installed, or cannot draw on the tensors' device.
@@ -78,4 +85,4 @@ def rasterize(
         raise EngineError(*function.args)  # a fresh one: the kept one would gather tracebacks
     if uvz.shape[0] == 0 or faces.shape[0] == 0:
         return torch.full((uvz.shape[0], *size), -1, dtype=torch.int32, device=uvz.device)
-    return function(uvz.detach().float(), faces.to(uvz.device), size)
+    return function(uvz.detach().float(), faces.to(uvz.device), size, cull)

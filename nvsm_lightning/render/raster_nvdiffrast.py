@@ -26,9 +26,10 @@ def _context(device: torch.device) -> "dr.RasterizeCudaContext":
 
 
 def rasterize_nvdiffrast(
-    uvz: Float[Tensor, "batch vertex 3"], faces: Int[Tensor, "face 3"], size: tuple[int, int]
+    uvz: Float[Tensor, "batch vertex 3"], faces: Int[Tensor, "face 3"], size: tuple[int, int], cull: bool = False
 ) -> Int32[Tensor, "batch {size[0]} {size[1]}"]:
-    """Face id seen in every cell, -1 for none; arguments and rules of :func:`.raster_torch.rasterize_torch`. CUDA only.
+    """Face id seen in every cell, -1 for none; arguments and rules of :func:`.raster_torch.rasterize_torch`. CUDA only;
+    ``cull`` is of no use to it.
 
     nvdiffrast clips faces that reach behind the camera where the rule is to drop them, and knows no invalid numbers:
     the (rare) pictures with such a vertex are drawn by the torch engine.

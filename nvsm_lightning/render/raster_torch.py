@@ -18,10 +18,12 @@ from torch import Tensor
 # the caches (1.5 times as fast as a million), on other devices enough to fill them.
 PAIRS = {"cpu": 1 << 17}
 PAIRS_ELSEWHERE = 1 << 22
+# Twice the area in cells below which the orientation of a face in the picture is not trusted.
+EDGE_ON = 1e-4
 
 
 def rasterize_torch(
-    uvz: Float[Tensor, "batch vertex 3"], faces: Int[Tensor, "face 3"], size: tuple[int, int]
+    uvz: Float[Tensor, "batch vertex 3"], faces: Int[Tensor, "face 3"], size: tuple[int, int], cull: bool = False
 ) -> Int32[Tensor, "batch {size[0]} {size[1]}"]:
     """Face id seen in every cell, -1 for none.
 
@@ -32,12 +34,16 @@ def rasterize_torch(
         uvz: projected vertices (u, v, depth), map pixels and CAD units, float32.
         faces: vertex indices of the triangles.
         size: (height, width) of the map in cells.
+        cull: leave out faces seen from behind: the same picture of a closed mesh with outward winding, faster.
     """
     height, width = size
     corners = uvz.detach()[:, faces].flatten(0, 1)  # [batch * face, vertex of the face, 3]
     low, high = _cell_bounds(corners, height, width)
     extent = (high - low + 1).clamp_min(0)
     drawable = (corners[..., 2] > 0).all(-1) & corners.isfinite().flatten(1).all(-1)
+    if cull:
+        (bu, bv), (cu, cv) = ((corners[:, k, :2] - corners[:, 0, :2]).unbind(-1) for k in (1, 2))
+        drawable &= bu * cv - bv * cu <= EDGE_ON  # v grows downwards: outward faces have a negative area
     count = torch.where(drawable, extent[:, 0] * extent[:, 1], 0)
     # The nearest face of a cell: its depth (positive floats sort like their bits) above its id, in one integer.
     nearest = torch.full((len(uvz) * height * width,), torch.iinfo(torch.int64).max, device=uvz.device)

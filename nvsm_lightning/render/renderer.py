@@ -1,11 +1,14 @@
 """The renderer of vertex features: one signature, whatever engine draws."""
 
+from copy import copy
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from nvsm_lightning.geometry.meshes import Mesh
+from nvsm_lightning.render.culling import hides_its_back
 from nvsm_lightning.render.engines import choose_engine, rasterize
 from nvsm_lightning.render.fragments import Fragments, fragments
 from nvsm_lightning.render.visibility import visible_vertices
@@ -33,6 +36,15 @@ class FeatureRenderer(nn.Module):
         self.register_buffer("faces", mesh.faces.long(), persistent=False)
         self.size = size
         self.engine = engine
+        self.hides_its_back = hides_its_back(mesh.vertices, mesh.faces)
+
+    def resized(self, size: tuple[int, int]) -> "FeatureRenderer":
+        """The same mesh drawn on maps of another size."""
+        if size == self.size:
+            return self
+        other = copy(self)
+        other.size = size
+        return other
 
     def engine_on(self, uvz: Tensor) -> str:
         """The engine that would draw ``uvz``: for run notes and the doctor."""
@@ -41,7 +53,7 @@ class FeatureRenderer(nn.Module):
     def fragments(self, uvz: Float[Tensor, "batch vertex 3"]) -> Fragments:
         """Seen vertices, weights and mask; see :func:`.fragments.fragments`."""
         faces = self.faces.to(uvz.device)
-        return fragments(uvz, faces, rasterize(uvz, faces, self.size, self.engine))
+        return fragments(uvz, faces, rasterize(uvz, faces, self.size, self.engine, self.hides_its_back))
 
     def render(
         self,

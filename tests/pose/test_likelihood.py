@@ -165,5 +165,5 @@ def test_evidence_of_inference_mode_is_copied_only_then(scene) -> None:
     with torch.inference_mode():
         made = gather_evidence(scene.feature_map, scene.features, scene.clutter, scene.camera)
     plain = scene.evidence
-    assert plain.usable() is plain and made.table.is_inference()
+    assert plain.usable() is plain and made.clutter.is_inference()
     assert torch.equal(made.usable().table, made.table) and math.isfinite(float(made.usable().table.sum()))
