@@ -11,6 +11,7 @@ STAMP := $(VENV)/.installed
 TOY ?= data/toy_cars
 RUN ?= runs/demo
 SEED ?= 0
+SPEED ?= runs/speed
 
 .PHONY: help install demo test lint bench clean
 help: ## show this list
@@ -42,8 +43,8 @@ lint: $(STAMP) ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: $(STAMP) ## measure the speed of features, renderer and pose solver on this machine
-	@$(BIN)/python experiments/bench_speed.py $(ARGS)
+bench: $(STAMP) ## measure the speed of renderer, pose solver and the other hot paths on this machine
+	@$(BIN)/nvsm bench speed --out $(SPEED) $(ARGS)
 
 clean: ## remove caches and builds (never runs, data or .venv)
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
