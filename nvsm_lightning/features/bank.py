@@ -39,17 +39,15 @@ class FeatureBank(nn.Module):
         vertex_features: Float[Tensor, "batch vertex dim"],
         visible: Bool[Tensor, "batch vertex"],
         noise: Float[Tensor, "noise dim"],
-        parts: int = 1,
     ) -> None:
         """One momentum step: ``mu <- normalise(momentum * mu + (1 - momentum) * mean of the visible features)``.
 
         Under DDP the sums are taken over all ranks, so that the bank is the same on each. Vertices that no picture
-        shows stay. With ``parts`` the sum is taken over so many portions first, as so many processes would.
+        shows stay.
         """
         # No einsum: autocast would turn it into a bf16 product.
-        portions = zip(vertex_features.tensor_split(parts), visible.tensor_split(parts), strict=True)
-        sums = [((part * seen[..., None]).sum(0), seen.to(part).sum(0)) for part, seen in portions]
-        total, count = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
+        total = (vertex_features * visible[..., None]).sum(0)
+        count = visible.to(vertex_features).sum(0)
         self.move(total, count, len(vertex_features), noise)
 
     @torch.no_grad()

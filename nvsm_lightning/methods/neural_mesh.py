@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import STRIDE, Backbone, BackboneSpec
 from nvsm_lightning.features.bank import FeatureBank
+from nvsm_lightning.features.reading import read_points
 from nvsm_lightning.geometry.cad import read_cad
 from nvsm_lightning.geometry.cameras import Camera, mirror_camera, project
 from nvsm_lightning.geometry.meshes import Mesh, category_cuboid
@@ -28,13 +29,13 @@ from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, occlusion_map, pose_loss
 from nvsm_lightning.pose.solver import PoseEstimate, ScoredPoses, SolverSettings, solve
 from nvsm_lightning.pose.space import PoseSpace
-from nvsm_lightning.render.renderer import FeatureRenderer
+from nvsm_lightning.render.renderer import FeatureRenderer, rasterize
 from nvsm_lightning.training.contrast import (
     ContrastSettings,
     background_loss,
-    contrastive_loss,
     draw_background,
     near_vertices,
+    pair_loss,
 )
 
 
@@ -159,29 +160,28 @@ class NeuralMesh(nn.Module):
             for part in range(parts)
             for entry in self._read_part({**batch, "order": order}, slice(part, None, parts))
         ]
-        pairs = torch.stack([(entry.visible * entry.weight[:, None]).sum() for entry in entries])
+        pairs = torch.stack([entry.weight.sum() for entry in entries])
         main, background = means.new_zeros(()), means.new_zeros(())
         for entry, share in zip(entries, shares_of_pairs(pairs, world), strict=True):
             own, near = means[self.rows[entry.number]], getattr(self, f"near_{entry.number}")
-            read = (entry.vertex, entry.visible, entry.weight)
-            main = main + share * contrastive_loss(*read, own, clutter, near, self.contrast) / len(entries)
+            seen = entry.feature, entry.vertex, entry.weight
+            main = main + share * pair_loss(*seen, own, clutter, near, self.contrast) / len(entries)
             background = background + entry.share * background_loss(entry.noise, own) / parts
-        self._update(entries, pictures, parts)
+        self._update(entries, pictures)
         total = main + self.contrast.background_weight * background
         return {"loss": total, "main": main.detach(), "background": background.detach()}
 
-    def _update(self, entries: "list[_Entry]", pictures: int, parts: int) -> None:
+    @torch.no_grad()
+    def _update(self, entries: "list[_Entry]", pictures: int) -> None:
         """One step of the bank."""
-        noise = torch.cat([entry.noise for entry in entries]).detach()
-        if len(self.meshes) == 1:
-            vertex, visible = (torch.cat(each) for each in zip(*((e.vertex, e.visible) for e in entries), strict=True))
-            self.bank.update(vertex.detach(), visible, noise, parts)
-            return
-        total, count = torch.zeros_like(self.bank.vertex), torch.zeros_like(self.bank.vertex[:, 0])
-        for entry in entries:
-            total[self.rows[entry.number]] += entry.vertex.detach().to(total).sum(0)  # zero where it is hidden
-            count[self.rows[entry.number]] += entry.visible.to(count).sum(0)
-        self.bank.move(total, count, pictures, noise)  # sums total and count over the processes
+        shape = len(entries), *self.bank.vertex.shape
+        total, count = self.bank.vertex.new_zeros(shape), self.bank.vertex.new_zeros(shape[:2])
+        for part, entry in enumerate(entries):  # each has its own sum, as so many processes would add them up
+            rows = self.rows[entry.number]
+            total[part, rows].index_add_(0, entry.vertex, entry.feature.to(total))
+            count[part, rows].index_add_(0, entry.vertex, torch.ones_like(entry.weight).to(count))
+        total, count = total.sum(0), count.sum(0)
+        self.bank.move(total, count, pictures, torch.cat([entry.noise for entry in entries]))  # sums over the processes
         self._mark_seen(count)
 
     def _mark_seen(self, count: Tensor) -> None:
@@ -197,10 +197,14 @@ class NeuralMesh(nn.Module):
         order, entries = batch["order"][part].to(viewpoint.device), []
         for number, of in self._by_mesh(feature_map, viewpoint, camera, subtype):
             seen = feature_map[of], viewpoint[of], camera[of]
-            vertex, visible = self.read(*seen, number)
+            with torch.no_grad():
+                renderer = self.renderer(feature_map, number)
+                uvz = project(renderer.vertices, rotation_from_viewpoint(seen[1]), seen[2])
+                picture, vertex = renderer.visible(uvz).nonzero(as_tuple=True)
+            feature = read_points(seen[0], picture, uvz[picture, vertex, :2], self.bank_settings.legacy_nearest)
             noise = self._background(*seen, self.contrast.noise_per_image, order[of], number)
-            share = len(seen[1]) / len(viewpoint)
-            entries.append(_Entry(number, vertex, visible, batch["weight"][part][of], noise, share))
+            share, weight = len(seen[1]) / len(viewpoint), batch["weight"][part][of][picture]
+            entries.append(_Entry(number, feature, vertex, weight, noise, share))
         return entries
 
     @torch.no_grad()
@@ -254,7 +258,7 @@ class NeuralMesh(nn.Module):
         renderer = self.renderer(feature_map, number)
         with torch.no_grad():
             uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint), camera)
-            covered = renderer.fragments(uvz).mask
+            covered = rasterize(uvz, renderer.faces, renderer.size, renderer.engine) >= 0
         shown = camera.shows(renderer.size)
         return draw_background(feature_map, covered, shown, count, order.to(feature_map.device))
 
@@ -374,12 +378,12 @@ class NeuralMesh(nn.Module):
 
 @dataclass(frozen=True)
 class _Entry:
-    """Pictures of one part of a batch, read with one mesh; ``share`` of the part."""
+    """The (picture, vertex) pairs seen of one mesh in some pictures of one part of a batch, ``share`` of it."""
 
     number: int
-    vertex: Float[Tensor, "picture vertex dim"]
-    visible: Bool[Tensor, "picture vertex"]
-    weight: Float[Tensor, " picture"]
+    feature: Float[Tensor, "pair dim"]
+    vertex: Int[Tensor, " pair"]
+    weight: Float[Tensor, " pair"]
     noise: Float[Tensor, "noise dim"]
     share: float
 

@@ -1,13 +1,17 @@
 """The contrastive loss of CoKe / NeMo (§2.5), restricted to the visible vertices."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nvsm_lightning.features.reading import cells
+
+ROWS = 512  # of logits at a time: 6 MB of 3,200 classes
 
 
 @dataclass
@@ -45,22 +49,85 @@ def contrastive_loss(
     near: Bool[Tensor, "vertex vertex"],
     settings: ContrastSettings,
 ) -> Float[Tensor, ""]:
-    """``L_main``: softmax cross-entropy of every visible vertex feature against all vertex means and clutter features
-    (§2.5).
+    """:func:`pair_loss` of the visible (picture, vertex) pairs, each counting with its picture's ``weight``."""
+    picture, vertex = visible.nonzero(as_tuple=True)
+    return pair_loss(features[picture, vertex], vertex, weight[picture], vertex_bank, clutter_bank, near, settings)
+
+
+def pair_loss(
+    features: Float[Tensor, "pair dim"],
+    vertex: Int64[Tensor, " pair"],
+    weight: Float[Tensor, " pair"],
+    vertex_bank: Float[Tensor, "vertex dim"],
+    clutter_bank: Float[Tensor, "clutter dim"],
+    near: Bool[Tensor, "vertex vertex"],
+    settings: ContrastSettings,
+) -> Float[Tensor, ""]:
+    """``L_main``: softmax cross-entropy of features, each seen at a ``vertex``, against all vertex means and clutter
+    features (§2.5).
 
     ``l = f . mu / T`` for vertices, ``f . beta / T + log(clutter_weight)`` for clutter; near vertices leave the
-    denominator. The mean runs over all visible (picture, vertex) pairs, each counting with its picture's ``weight``.
-    Banks are constants. Zero if nothing is seen.
+    denominator. The weighted mean over all pairs; zero if there is none.
     """
-    picture, vertex = visible.nonzero(as_tuple=True)
-    if len(vertex) == 0:
+    if len(features) == 0:
         return features.sum() * 0.0
-    seen = features[picture, vertex]
-    to_vertices = (seen @ vertex_bank.T / settings.temperature).masked_fill(near[vertex], -1e5)
-    to_clutter = seen @ clutter_bank.T / settings.temperature + torch.tensor(settings.clutter_weight).log()
-    entropy = nnf.cross_entropy(torch.cat((to_vertices, to_clutter), 1), vertex, reduction="none")
-    pair_weight = weight[picture]
-    return (pair_weight * entropy).sum() / pair_weight.sum().clamp_min(1e-8)
+    share = weight.to(features) / weight.sum().clamp_min(1e-8)
+    return _CrossEntropy.apply(features, vertex, share, vertex_bank, clutter_bank, near, settings)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Weighted sum of ``-log softmax`` of features at their own vertices.
+
+    16 pictures have some 4,000 visible vertices, each with 3,000 logits. Some rows at a time stay in the processor's
+    cache, and the gradient is worked out while they are there. Products are in bfloat16 where autocast says so, all
+    else in the type of the features.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, vertex: Tensor, share: Tensor, means: Tensor, clutter: Tensor, near: Tensor,
+        settings: ContrastSettings,
+    ) -> Tensor:  # fmt: skip
+        kind, count, weight = _product_type(features), len(means), settings.clutter_weight
+        entropy, gradient = torch.empty_like(share), torch.empty_like(features)
+        bank_slope = (
+            features.new_zeros(count + len(clutter), features.shape[1]) if any(ctx.needs_input_grad[3:]) else None
+        )
+        with torch.autocast(features.device.type, enabled=False):
+            scaled = (features / settings.temperature).to(kind)
+            classes, weighed = torch.cat((means, clutter)).to(kind), torch.cat((means, weight * clutter)).to(kind)
+            for start in range(0, len(features), ROWS):
+                rows = slice(start, start + ROWS)
+                own = vertex[rows, None]
+                logits = (scaled[rows] @ classes.T).to(features)
+                logits[:, :count].masked_fill_(near[own[:, 0]], -torch.inf)
+                top, logit = logits.amax(1), logits.gather(1, own)[:, 0]
+                power = logits.sub_(top[:, None]).exp_()
+                total = power[:, :count].sum(1) + weight * power[:, count:].sum(1)
+                entropy[rows] = total.log() + top - logit
+                # Softmax less one at the own vertex, times the total: taken off here, in full precision.
+                slope = power.scatter_add_(1, own, -total[:, None]).to(kind)
+                factor = (share[rows] / total)[:, None]
+                gradient[rows] = (slope @ weighed).to(features) * (factor / settings.temperature)
+                if bank_slope is not None:
+                    bank_slope += slope.T @ (scaled[rows].to(features) * factor).to(kind)
+        ctx.save_for_backward(
+            gradient, *(() if bank_slope is None else (bank_slope[:count], weight * bank_slope[count:]))
+        )
+        return (share * entropy).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
+        features, means, clutter = (*(incoming * each for each in ctx.saved_tensors), None, None)[:3]
+        return features, None, None, means, clutter, None, None
+
+
+def _product_type(features: Tensor) -> torch.dtype:
+    """bfloat16 under such an autocast. Not float16: the gradient is made before a scaler could lift it into range."""
+    device = features.device.type
+    low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    return torch.bfloat16 if low else features.dtype
 
 
 def background_loss(noise: Float[Tensor, "noise dim"], vertex_bank: Float[Tensor, "vertex dim"]) -> Float[Tensor, ""]:

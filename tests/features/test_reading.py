@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nvsm_lightning.features.reading import cells, read_vertices, similarity_table
+from nvsm_lightning.features.reading import cells, read_points, read_vertices, similarity_table
 
 
 @pytest.fixture
@@ -52,6 +52,24 @@ def test_nearest_reading_takes_the_cell_the_point_falls_into(feature_map) -> Non
     for item in range(2):
         column, row = uv[item].long().unbind(-1)
         assert torch.equal(read[item], feature_map[item][:, row, column].T)
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_single_points_read_what_whole_lists_do_and_so_do_their_gradients(feature_map, nearest) -> None:
+    uv = points(40, -2.0, 11.0, 8.0)
+    picture, vertex = (torch.rand(2, 40, generator=torch.Generator().manual_seed(3)) < 0.5).nonzero(as_tuple=True)
+    slopes = []
+    for read in (
+        lambda maps: read_vertices(maps, uv, nearest)[picture, vertex],
+        lambda maps: read_points(maps, picture, uv[picture, vertex], nearest),
+    ):
+        for order in (torch.contiguous_format, torch.channels_last):
+            maps = feature_map.detach().clone(memory_format=order).requires_grad_()
+            value = read(maps)
+            (value * torch.arange(5)).sum().backward()
+            slopes.append((value, maps.grad))
+    for value, slope in slopes[1:]:
+        assert torch.allclose(value, slopes[0][0], atol=1e-6) and torch.allclose(slope, slopes[0][1], atol=1e-5)
 
 
 def test_read_features_have_unit_length_and_pass_gradients_to_the_map_only(feature_map) -> None:

@@ -1,9 +1,10 @@
 import math
+from importlib import import_module
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from nvsm_lightning.features.reading import cells
 from nvsm_lightning.training.contrast import (
@@ -91,6 +92,53 @@ def test_the_loss_equals_its_slow_twin(seed) -> None:
     assert near.any() and visible.any()
     loss = contrastive_loss(features, visible, weight, means, clutter, near, settings)
     assert float(loss) == pytest.approx(slow_loss(features, visible, weight, means, clutter, near, settings), rel=1e-6)
+
+
+def one_go(features, visible, weight, means, clutter, near, settings) -> Tensor:
+    """All logits at once, in the words of autograd."""
+    picture, vertex = visible.nonzero(as_tuple=True)
+    seen = features[picture, vertex]
+    to_vertices = (seen @ means.T / settings.temperature).masked_fill(near[vertex], -1e5)
+    to_clutter = seen @ clutter.T / settings.temperature + math.log(settings.clutter_weight)
+    entropy = cross_entropy(torch.cat((to_vertices, to_clutter), 1), vertex, reduction="none")
+    return (weight[picture] * entropy).sum() / weight[picture].sum()
+
+
+def random_case(seed: int, dtype: torch.dtype) -> tuple:
+    generator = torch.Generator().manual_seed(seed)
+    features, means, clutter = (
+        normalize(torch.randn(*shape, 16, generator=generator, dtype=dtype), dim=-1).requires_grad_()
+        for shape in ((3, 40), (40,), (60,))
+    )
+    visible, weight = torch.rand(3, 40, generator=generator) < 0.6, torch.rand(3, generator=generator).to(dtype)
+    near = near_vertices(torch.rand(40, 3, generator=generator), 0.3)
+    return features, visible, weight, means, clutter, near
+
+
+@pytest.mark.parametrize("rows", [1, 7, 512])
+@pytest.mark.parametrize("temperature", [0.07, 0.002])
+def test_rows_at_a_time_give_the_loss_and_all_gradients_of_one_go(monkeypatch, rows, temperature) -> None:
+    monkeypatch.setattr(import_module("nvsm_lightning.training.contrast"), "ROWS", rows)
+    case, settings = random_case(rows, torch.float64), ContrastSettings(temperature=temperature)
+    results = []
+    for loss_of in (one_go, contrastive_loss):
+        loss = loss_of(*case, settings)
+        results.append((loss, *torch.autograd.grad(3 * loss, (case[0], case[3], case[4]))))
+    for slow, fast in zip(*results, strict=True):
+        assert slow.isfinite().all() and torch.allclose(slow, fast, rtol=1e-6, atol=1e-9)
+
+
+def test_bfloat16_products_stay_near_the_exact_gradient() -> None:
+    """Where a vertex is nearly sure, softmax less one must not drown in the rounding of softmax."""
+    features, visible, weight, means, clutter, near = random_case(0, torch.float32)
+    features = normalize(0.2 * features + means, dim=-1).detach().requires_grad_()
+    slopes = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = contrastive_loss(features, visible, weight, means.detach(), clutter.detach(), near, SETTINGS)
+        slopes.append(torch.autograd.grad(loss, features)[0])
+    assert loss.dtype == torch.float32
+    assert (slopes[1] - slopes[0]).norm() < 0.05 * slopes[0].norm()
 
 
 def test_pictures_of_weight_zero_do_not_count() -> None:
