@@ -1,6 +1,7 @@
 """Which pictures are labelled: seeded few-shot draws spread over azimuth, and their list files."""
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -66,8 +67,8 @@ def _widest_gap(azimuth: Float[Tensor, " drawn"], generator: Generator) -> float
 
 
 def read_label_list(path: Path, records: list[Record], count: int) -> Int64[Tensor, " count"]:
-    """Positions in ``records`` of the first ``count`` keys of a list file (one a line; blank lines and ``#`` are
-    skipped).
+    """Positions in ``records`` of the first ``count`` keys of a list file (one a line; blank lines and what follows a
+    ``#`` after a blank or at the start are skipped; keys of KITTI have one inside).
 
     Raises:
         DataError: no such file, a key that is not among the labelled train pictures, a key twice, or too few keys.
@@ -79,7 +80,7 @@ def read_label_list(path: Path, records: list[Record], count: int) -> Int64[Tens
     position = {record.key: index for index, record in enumerate(records)}
     chosen: list[int] = []
     for line, row in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        key = row.split("#", 1)[0].strip()
+        key = re.split(r"(?:^|\s)#", row, maxsplit=1)[0].strip()
         if not key:
             continue
         if key not in position:
