@@ -1,6 +1,8 @@
 """How kernels are compiled: by numba, without the interpreter lock, once per machine.
 
 Compiled code is kept by ``cache=True``; numba itself moves the cache to a user folder where the package is read-only.
+It looks at the file of a kernel only, not at those of the kernels it calls: after a change of one of these in a working
+copy, ``make clean`` (an installation makes all files new).
 Kernels are spread over plain threads: numba's own parallel layers neither survive a fork (data loader workers) nor
 allow two callers at a time.
 """
