@@ -83,7 +83,7 @@ def posterior_table(section: Mapping[str, Any]) -> Table:
     else:
         how = "NOT calibrated: the checkpoint was fitted without a validation part, temperature 1"
     table = Table(
-        title=f"Distribution over poses on the {section['space']}; {how}",
+        title=f"Distribution over poses ({section['space']}); {how}",
         caption="NLL in nats, lower is better. ECE: of the probability that the pose is within 30 degrees. von Mises "
         "and matrix-Fisher: around the estimated pose, fitted on the same validation pictures.",
         box=SIMPLE_HEAD, title_justify="left", caption_justify="left",
