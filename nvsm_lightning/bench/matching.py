@@ -75,7 +75,7 @@ class MatchingSpec:
     cache: str = ""
     cache_gb: float = 20.0
     retrieval: Literal["all", "two_stage"] = "all"
-    shortlist: float = 0.05
+    shortlist: float = 0.1
 
     def __post_init__(self) -> None:
         if self.anchors < 1 or self.top < 1 or self.gallery < 0 or not self.azimuths_deg:

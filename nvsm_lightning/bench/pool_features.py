@@ -1,6 +1,7 @@
 """Feature maps of the pool through the feature cache: pictures are decoded and read by the network once."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -56,7 +57,7 @@ class PoolFeatures:
         readable = 0
         for start in track(range(0, len(self.identities), SHARD), shown, disable=not shown):
             chosen = slice(start, start + SHARD)
-            shard = self.cache.shard(self.key, self.identities[chosen], lambda chosen=chosen: self._make(chosen))
+            shard = self.cache.shard(self.key, self.identities[chosen], partial(self._make, chosen))
             readable += len(shard.position)
             yield start + shard.position, shard
         if not readable:

@@ -30,7 +30,7 @@ class TwoStage:
         score: "area" or "mean", see :class:`.matching.MatchingSpec`.
     """
 
-    def __init__(self, shards: Shards, renderer: FeatureRenderer, share: float = 0.05, score: str = "area") -> None:
+    def __init__(self, shards: Shards, renderer: FeatureRenderer, share: float = 0.1, score: str = "area") -> None:
         self.shards, self.renderer, self.share, self.score = shards, renderer, share, score
         parts = [(position, shard.pooled.clone(), shard.camera) for position, shard in shards() if len(position)]
         self.position = torch.cat([part[0] for part in parts])

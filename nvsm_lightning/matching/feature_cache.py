@@ -91,6 +91,7 @@ class FeatureCache:
         found = self._read(path)
         if found is None:
             self._write(path, make())
+            self.in_use.add(path)
             self.built += 1
             found = self._read(path)
             if found is None:

@@ -21,6 +21,7 @@ from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer
 
 SOURCES = ("bank", "anchors", "anchors_mean")
+ENGINES = ("table", "products", "products_bf16")
 MODES = 2  # refined of every picture: a car and its front/back twin
 MODE_DISTANCE = math.pi / 2
 
@@ -49,6 +50,10 @@ class MatchSettings:
         agreement: also find the best pose by the other source (bank or anchors), for ``selection.agree_deg``.
         anchor_ring_deg: with source anchors: poses up to this far from an anchor's own are synthesised from it.
         steps: Adam steps that refine the best pose of a picture; 0 keeps the grid pose.
+        engine: how the poses of the grid are scored: "table" (similarity table of every picture, drawn by its own
+            camera), "products" (maps synthesised once a camera, float32 matrix products with the pictures' maps) or
+            "products_bf16". Score "area" only. The same numbers up to rounding where pictures share cameras
+            (``--data.crop.camera canonical``); else distances are rounded to 10 % and boxes to cells.
     """
 
     source: str = "bank"
@@ -60,10 +65,13 @@ class MatchSettings:
     agreement: bool = False
     anchor_ring_deg: float = 45.0
     steps: int = 12
+    engine: str = "table"
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise ConfigError(f"Unknown source {self.source!r} of the E-step. Choose one of {SOURCES}.")
+        if self.engine not in ENGINES:
+            raise ConfigError(f"Unknown engine {self.engine!r} of the E-step. Choose one of {ENGINES}.")
         if self.calibration not in CALIBRATIONS:
             raise ConfigError(f"Unknown calibration {self.calibration!r} of the E-step. Choose one of {CALIBRATIONS}.")
         if self.calibration_rounds < 1 or not 0 <= self.calibration_deg <= 180:

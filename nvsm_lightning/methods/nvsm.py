@@ -14,6 +14,7 @@ from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.features.backbone import STRIDE
 from nvsm_lightning.geometry.cameras import Camera, mirror_camera
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
+from nvsm_lightning.matching.grid_products import GridProducts, anchor_sources, bank_source
 from nvsm_lightning.matching.matcher import (
     MODES,
     Anchors,
@@ -59,6 +60,7 @@ class NVSM(NeMo):
         self.anchor_viewpoints: Tensor | None = None
         self.objective, self.mirrored = "", False
         self.matches: dict[str, Tensor] = {}
+        self.products: dict[tuple[str, FeatureRenderer], GridProducts] = {}
 
     def start_matching(self, round: int, data: Any) -> None:
         """Features of the labelled pictures at their own poses, from the current backbone; the score of this round."""
@@ -76,6 +78,12 @@ class NVSM(NeMo):
         self.anchors = Anchors(torch.cat(vertex), torch.cat(visible), self.anchor_viewpoints) if vertex else None
         # Once for the whole pool: scores of two kinds could not be ranked together.
         self.objective = self.match_settings.objective(Camera.stack(cameras))
+        if self.match_settings.engine != "table" and self.objective != "area":
+            raise ConfigError(
+                f"model.match.engine {self.match_settings.engine} computes the score area, not {self.objective}, which "
+                "is not an inner product of maps. Set model.match.score area, or engine table."
+            )
+        self.products = {}  # of the features of the last E-step
         self.mirrored = self.match_settings.mirror and data.mirror
 
     @property
@@ -107,26 +115,51 @@ class NVSM(NeMo):
         if settings.agreement:
             sources.append("anchors" if settings.source == "bank" else "bank")
         gathered = [(feature_map, *model.evidence_of(feature_map, camera, number)) for feature_map, camera in views]
-        found = [self._losses(*gathered[0], source) for source in sources]
+        found = [self._losses(*gathered[0], source, number) for source in sources]
         if self.mirrored:
             twin = mirrored_poses(model.space.grid().to(found[0]))
-            mirror = [self._losses(*gathered[1], source)[:, twin] for source in sources]
+            mirror = [self._losses(*gathered[1], source, number)[:, twin] for source in sources]
             found = [(own + other) / 2 for own, other in zip(found, mirror, strict=True)]
         _, evidence, renderer = gathered[0]
         modes = refined_modes(evidence, found[0], model.space, renderer, self.objective, settings.steps)
         return torch.cat((found[0], modes.flatten(1), found[-1].argmin(1, keepdim=True).to(modes)), 1)
 
     def _losses(
-        self, feature_map: Float[Tensor, "batch dim h w"], evidence: Evidence, renderer: FeatureRenderer, source: str
+        self,
+        feature_map: Float[Tensor, "batch dim h w"],
+        evidence: Evidence,
+        renderer: FeatureRenderer,
+        source: str,
+        number: int,
     ) -> Float[Tensor, "batch pose"]:
-        """Losses at every pose of the grid by one source."""
+        """Losses at every pose of the grid by one source under mesh ``number``."""
         grid = self.model.space.grid().to(feature_map)
+        if self.match_settings.engine != "table":
+            return self._products(grid, renderer, source, number).losses(feature_map, evidence.camera)
         if source == "bank":
             return grid_losses(evidence, grid, renderer, self.objective)
         assert self.anchors is not None  # start_matching has made them
         ring, clutter = math.radians(self.match_settings.anchor_ring_deg), self.model.bank.clutter_mean
         mean = source == "anchors_mean"
         return anchor_losses(feature_map, clutter, evidence.camera, self.anchors, grid, ring, renderer, mean)
+
+    def _products(
+        self, grid: Float[Tensor, "pose 3"], renderer: FeatureRenderer, source: str, number: int
+    ) -> GridProducts:
+        """The maps of one source under mesh ``number``, synthesised once an E-step and camera."""
+        key = source, renderer
+        if key not in self.products:
+            dtype = torch.bfloat16 if self.match_settings.engine == "products_bf16" else torch.float32
+            clutter = self.model.bank.clutter_mean
+            if source == "bank":
+                sources, hidden = bank_source(self.model.bank.vertex[self.model.rows[number]], grid), 1.0
+            else:
+                assert self.anchors is not None  # start_matching has made them
+                ring = math.radians(self.match_settings.anchor_ring_deg)
+                sources, hidden = anchor_sources(self.anchors, grid, ring), math.inf
+            mean = source == "anchors_mean"
+            self.products[key] = GridProducts(sources, clutter, grid, renderer, hidden, mean, dtype)
+        return self.products[key]
 
     def finish_matching(self, round: int, rows: Float[Tensor, "pool column"], data: Any) -> None:
         """Choose a pose for every picture and the pseudo labels among them, hand these to the data, write them down,

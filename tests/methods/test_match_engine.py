@@ -1,0 +1,44 @@
+"""The E-step by matrix products: the losses of the similarity table."""
+
+import pytest
+import torch
+
+from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.matching.matcher import MatchSettings
+
+
+def e_step(make_method, data, **match):
+    """Rows of the pool under an untrained network and a random bank."""
+    torch.manual_seed(0)
+    method = make_method(match=MatchSettings(steps=0, **match)).eval()
+    with torch.no_grad():
+        method.start_matching(0, data)
+        return method, torch.cat([method.match(batch) for batch in data.pool_dataloader()])
+
+
+@pytest.mark.parametrize(("source", "mirror"), [("bank", True), ("anchors", False), ("anchors_mean", False)])
+def test_both_engines_give_the_same_losses(make_method, make_data, source, mirror) -> None:
+    """The pictures share one camera."""
+    data = make_data()
+    data.setup("fit")
+    options = {"source": source, "score": "area", "mirror": mirror, "agreement": True}
+    _, table = e_step(make_method, data, **options)
+    method, products = e_step(make_method, data, engine="products", **options)
+    assert {source for source, _ in method.products} == {source, "bank" if source != "bank" else "anchors"}
+    torch.testing.assert_close(products, table, atol=5e-6, rtol=0)
+    assert table[:, :-7].masked_fill(table[:, :-7].isinf(), 0).std() > 0.01
+    assert all(len(made._queries) == 1 for made in method.products.values())
+    rounded = e_step(make_method, data, engine="products_bf16", **options)[1]
+    assert 1e-6 < (rounded - table)[:, :-7].nan_to_num().abs().max() < 0.02
+
+
+def test_the_likelihood_is_no_product_of_maps(make_method, make_data) -> None:
+    data = make_data()
+    data.setup("fit")
+    with pytest.raises(ConfigError, match=r"computes the score area, not likelihood.*match\.score area"):
+        e_step(make_method, data, score="likelihood", engine="products")
+
+
+def test_unknown_engines_are_named() -> None:
+    with pytest.raises(ConfigError, match="Unknown engine 'fast'"):
+        MatchSettings(engine="fast")
