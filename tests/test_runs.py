@@ -77,12 +77,19 @@ def test_fit_test_predict(data, method, rounds, place, tmp_path):
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     saved = ["--config", str(run / "config.yaml"), "--ckpt_path", checkpoint]
     lightning_cli.run(["test", *saved, "--run_dir", str(tmp_path / "test")])
-    assert results(tmp_path / "test")["mean_err_deg"] == pytest.approx(fitted["mean_err_deg"], abs=1e-4)
+    tested = results(tmp_path / "test")
+    assert tested["mean_err_deg"] == pytest.approx(fitted["mean_err_deg"], abs=1e-4)
+    assert tested["posterior"]["temperature"] == fitted["posterior"]["temperature"]  # it comes with the checkpoint
+    assert tested["posterior"]["space"] == "SO(3)"
 
     lightning_cli.run(["predict", *saved, "--run_dir", str(tmp_path / "predict"), "--data.folder", str(place / "csv")])
     predictions = json.loads((tmp_path / "predict" / "predictions.json").read_text())["predictions"]
     assert len(predictions) == 24
     assert all(0 <= row["azimuth_deg"] < 360 for row in predictions)
+    with (tmp_path / "predict" / "predictions.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert all(0 <= float(row["flip_mass"]) <= 1 and float(row["mode_mass"]) <= 1 and row["entropy"] for row in table)
+    assert [row["file"] for row in table] == [row["file"] for row in predictions]
 
 
 def test_a_fit_with_a_moving_average_is_tested_saved_and_resumed_with_it(place, tmp_path):

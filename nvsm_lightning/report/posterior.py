@@ -81,7 +81,7 @@ def posterior_table(section: Mapping[str, Any]) -> Table:
     if section["calibrated"]:
         how = f"temperature {section['temperature']:.3g} fitted on {section['calibrated_on']} validation pictures"
     else:
-        how = "NOT calibrated: the checkpoint was fitted without a validation part, temperature 1"
+        how = "NOT calibrated (the fit had no validation part or never validated), temperature 1"
     table = Table(
         title=f"Distribution over poses ({section['space']}); {how}",
         caption="NLL in nats, lower is better. ECE: of the probability that the pose is within 30 degrees. von Mises "
