@@ -21,6 +21,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from nvsm_lightning.cli import guard
 from nvsm_lightning.cli.checkpoints import check_category, read_hyper_parameters, without_weight_file
 from nvsm_lightning.cli.left_out import left_out
 from nvsm_lightning.cli.parser import SuggestingParser
@@ -116,6 +117,14 @@ class NVSMCLI(LightningCLI):
             default=True,
             help="Whether fit ends with the test pictures and the final table.",
         )
+        parser.add_argument(
+            "--guard",
+            type=str,
+            default="none",
+            help="After a fit with E-steps, compare its model with one of the labelled pictures alone, by the share of "
+            "pool pictures on which each agrees with itself about the mirror image, and keep the better: none, fit "
+            "(train that model in <run>/labelled_only), or the run folder or checkpoint of a NeMo fit.",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(RunReport, "report")
         parser.add_lightning_class_args(EMPanels, "panels")
@@ -180,11 +189,18 @@ class NVSMCLI(LightningCLI):
             if names := left_out(self.files, self.config[self.subcommand]["model"]):
                 print(f"{type(self.model).__name__} has no settings {', '.join(names)}: left out", flush=True)
             make_embedded_set(self.datamodule)
+        if self.subcommand == "fit":
+            self._guarded()
+
+    def _guarded(self) -> bool:
+        return guard.check(self.config["fit"]["guard"], self.model, self.datamodule, self.trainer)
 
     before_validate = before_test = before_predict = before_fit
 
     def after_fit(self) -> None:
-        """The test that ends every fit, on the weights in memory: those of last.ckpt, chosen by no label."""
+        """The test that ends every fit, on the weights in memory: those of last.ckpt, chosen by no hidden label."""
+        if self._guarded():
+            guard.keep_better(self.config["fit"]["guard"], self.model, self.datamodule, self.trainer, self.run_folder)
         if self.config[self.subcommand]["test_after_fit"]:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 

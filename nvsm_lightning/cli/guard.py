@@ -1,0 +1,123 @@
+"""``nvsm fit --guard``: compare what EM has trained with a model of the labelled pictures alone; keep the better."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from nvsm_lightning.bench.jobs import Job, run_jobs
+from nvsm_lightning.errors import ConfigError, WeightsError
+from nvsm_lightning.methods.guard import mirror_agreement
+from nvsm_lightning.methods.nemo import NeMo
+from nvsm_lightning.report.results import write_json
+
+PICTURES = 400  # of the pool: two shares then differ by chance by 3 points at most
+NAME = "labelled_only"
+LABELLED_ONLY = {
+    "model": {"class_path": "NeMo"},
+    "trainer": {"em": {"rounds": 0, "warmup_epochs": 0}},
+    "guard": "none",
+}
+OF_THIS_PROCESS = ("LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
+
+
+def check(choice: str, method: Any, data: Any, trainer: Any) -> bool:
+    """Whether there is something to guard.
+
+    Raises:
+        ConfigError: it is asked for, and cannot be done.
+        WeightsError: the checkpoint that it names cannot be read, or is of another model.
+    """
+    if choice == "none" or not trainer.em.rounds or not isinstance(method, NeMo):
+        return False
+    if not data.mirror:
+        raise ConfigError("--guard asks for mirror images, and --data.mirror false says they are of another category.")
+    if choice != "fit" and not Path(choice).expanduser().exists():
+        raise ConfigError(f"--guard: there is no {choice}. Give none, fit, or the run or checkpoint of a NeMo fit.")
+    if choice != "fit":
+        weights_of(checkpoint_of(Path(choice).expanduser()), method)
+    return True
+
+
+def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path) -> None:
+    """Load the labelled-only weights into ``method`` if it agrees with itself on more of the pool with them.
+
+    The outcome is written to ``guard.json``. Where EM has lost, its checkpoint is kept as ``checkpoints/em.ckpt`` and
+    ``last.ckpt`` holds the weights that the fit ends with.
+    """
+    if choice == "fit" and trainer.is_global_zero:
+        fit_labelled_only(folder)
+    trainer.strategy.barrier("labelled-only fit")
+    path = checkpoint_of(folder / NAME if choice == "fit" else Path(choice).expanduser())
+    other, em = weights_of(path, method), {key: value.clone() for key, value in _model(method.state_dict()).items()}
+    found = {"em": _agreement(method, data, trainer)}
+    method.load_state_dict(other, strict=False)
+    found[NAME] = _agreement(method, data, trainer)
+    kept = NAME if found[NAME] > found["em"] else "em"
+    if kept == "em":
+        method.load_state_dict(em, strict=False)
+    if trainer.is_global_zero:
+        write_json(folder / "guard.json", {"kept": kept, "mirror_agreement": found, NAME: str(path)})
+        shares = ", ".join(f"{name.replace('_', '-')} {100 * share:.1f} %" for name, share in found.items())
+        print(f"guard: pool pictures that agree with their mirror image: {shares}; kept {kept.replace('_', '-')}")
+        if kept != "em":
+            _exchange(folder / "checkpoints", method)
+    trainer.strategy.barrier("guard")
+
+
+def fit_labelled_only(folder: Path) -> None:
+    """The fit of this run's own configuration on the labelled pictures alone, in ``folder``/labelled_only; resumed if
+    it was interrupted."""
+    file = folder / f"{NAME}.yaml"
+    file.write_text(yaml.safe_dump(LABELLED_ONLY), encoding="utf-8")
+    before = {name: os.environ.pop(name) for name in OF_THIS_PROCESS if name in os.environ}
+    try:
+        run_jobs([Job(NAME, ("--config", str(folder / "config.yaml"), "--config", str(file)))], folder)
+    finally:
+        os.environ.update(before)
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint that is meant by a run folder or a file."""
+    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+
+
+def weights_of(path: Path, method: NeMo) -> dict[str, Tensor]:
+    """The weights and the bank in a checkpoint, as ``method`` has them.
+
+    Raises:
+        WeightsError: it cannot be read, or is of another network or mesh.
+    """
+    try:
+        weights = _model(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    except Exception as error:
+        raise WeightsError(f"--guard: {path} cannot be read as a checkpoint ({type(error).__name__}).") from error
+    shapes = [{key: value.shape for key, value in each.items()} for each in (weights, _model(method.state_dict()))]
+    if shapes[0] != shapes[1]:
+        raise WeightsError(
+            f"--guard: {path} is of another network or mesh than this fit; give one of the same settings."
+        )
+    return weights
+
+
+def _model(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if key.startswith("model.")}
+
+
+def _agreement(method: NeMo, data: Any, trainer: Any) -> float:
+    """On evenly spaced pictures of the pool, the same on every process."""
+    method.to(trainer.strategy.root_device).eval()
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        return mirror_agreement(method, data.pool_dataloader(0, max(1, len(data.pool) // PICTURES)))
+
+
+def _exchange(checkpoints: Path, method: NeMo) -> None:
+    """Put the weights of ``method`` into last.ckpt and keep what stood there as em.ckpt."""
+    last = checkpoints / "last.ckpt"
+    content = torch.load(last, map_location="cpu", weights_only=False)
+    last.replace(checkpoints / "em.ckpt")
+    content["state_dict"] = {key: value.cpu() for key, value in method.state_dict().items()}
+    torch.save(content, last)

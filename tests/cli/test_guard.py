@@ -1,0 +1,104 @@
+import json
+import os
+
+import pytest
+import torch
+
+from nvsm_lightning.bench.jobs import command_of
+from nvsm_lightning.cli import guard, lightning_cli
+from nvsm_lightning.errors import ConfigError, WeightsError
+from nvsm_lightning.toy.dataset import make_toy
+
+SMALL = """
+data:
+  class_path: ToyCars
+  init_args:
+    {labels: 4, epoch_images: 8, batch_size: 4, pool_limit: 10, crop: {height: 64, width: 128, pixels_per_unit: 100}}
+model:
+  class_path: METHOD
+  init_args: {backbone: {name: small, dim: 16}, mesh: {vertices: 80}, space: {azimuths: 12}, solver: {steps: 2}}
+trainer:
+  max_epochs: 1
+  accelerator: cpu
+  em: {rounds: ROUNDS, epochs_per_round: 1}
+  limit_val_batches: 0
+  logger: false
+report: {overlays: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("guard")
+    make_toy(folder / "toy", train=16, test=4, size=(70, 100), progress=False)
+    for method, rounds in (("NeMo", 0), ("NVSM", 1)):
+        (folder / f"{method}.yaml").write_text(SMALL.replace("METHOD", method).replace("ROUNDS", str(rounds)))
+    fit(folder, "NeMo", "nemo")
+    return folder
+
+
+def fit(place, method, name, *words) -> None:
+    gates = ("--model.selection.ring_deg", "180") if method == "NVSM" else ()
+    settings = ("--config", str(place / f"{method}.yaml"), "--data.root", str(place / "toy"))
+    lightning_cli.run(["fit", *settings, "--run_dir", str(place / name), *gates, *words])
+
+
+def weights(path) -> dict:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def poses(run) -> str:
+    return (run / "tables" / "predictions.csv").read_text()
+
+
+@pytest.mark.parametrize("better", ["em", "labelled_only"])
+def test_the_weights_that_agree_more_with_themselves_are_kept_and_tested(place, monkeypatch, capfd, better) -> None:
+    shares = iter([0.9, 0.5] if better == "em" else [0.5, 0.9])
+    monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
+    run = place / better
+    fit(place, "NVSM", better, "--guard", str(place / "nemo"))
+    assert f"kept {better.replace('_', '-')}" in capfd.readouterr().out
+    told = json.loads((run / "guard.json").read_text())
+    assert told["kept"] == better and told["mirror_agreement"][better] == 0.9
+    nemo = weights(place / "nemo" / "checkpoints" / "last.ckpt")
+    last = weights(run / "checkpoints" / "last.ckpt")
+    same = all(torch.equal(last[key], value) for key, value in nemo.items() if key.startswith("model."))
+    assert same == (better == "labelled_only") == (run / "checkpoints" / "em.ckpt").exists()
+    assert (poses(run) == poses(place / "nemo")) == same
+    lightning_cli.run([
+        "test", "--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt"),
+        "--run_dir", str(run / "again"),
+    ])  # fmt: skip
+    assert poses(run / "again") == poses(run)
+
+
+def test_both_models_are_asked_about_the_pool(place) -> None:
+    fit(place, "NVSM", "asked", "--guard", str(place / "nemo" / "checkpoints" / "last.ckpt"))
+    shares = json.loads((place / "asked" / "guard.json").read_text())["mirror_agreement"]
+    assert set(shares) == {"em", "labelled_only"} and all(0 <= share <= 1 for share in shares.values())
+
+
+def test_what_cannot_be_compared_ends_before_the_fit_or_says_why(place) -> None:
+    with pytest.raises(ConfigError, match="there is no nowhere"):
+        fit(place, "NVSM", "no", "--guard", "nowhere")
+    with pytest.raises(ConfigError, match=r"data\.mirror false"):
+        fit(place, "NVSM", "no", "--guard", "fit", "--data.mirror", "false")
+    with pytest.raises(WeightsError, match="another network or mesh"):
+        fit(place, "NVSM", "no", "--guard", str(place / "nemo"), "--model.mesh.vertices", "150")
+
+
+def test_the_labelled_only_fit_has_this_runs_settings_and_none_of_its_processes(place, monkeypatch, tmp_path) -> None:
+    seen = {}
+
+    def run_jobs(jobs, folder):
+        seen.update(command=command_of(jobs[0], folder), rank=os.environ.get("LOCAL_RANK"))
+
+    monkeypatch.setattr(guard, "run_jobs", run_jobs)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    guard.fit_labelled_only(tmp_path)
+    assert seen["rank"] is None and os.environ["LOCAL_RANK"] == "0"
+    words = seen["command"]
+    assert str(tmp_path / "config.yaml") in words and words[-1] == str(tmp_path / "labelled_only")
+    lightning_cli.run(["fit", "--config", str(place / "em" / "config.yaml"), "--config",
+                       str(tmp_path / "labelled_only.yaml"), "--run_dir", str(tmp_path / "run")])  # fmt: skip
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["method"] == "nemo"

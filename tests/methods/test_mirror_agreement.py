@@ -1,0 +1,46 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nvsm_lightning.methods import NeMo
+from nvsm_lightning.methods.guard import mirror_agreement
+
+
+@pytest.fixture
+def pool(make_data):
+    data = make_data()
+    data.setup("fit")
+    return data.pool_dataloader()
+
+
+def says(monkeypatch, method: NeMo, azimuth) -> None:
+    """Let the model answer ``azimuth(image)`` radians."""
+
+    def estimate(image, camera):
+        viewpoint = torch.stack((azimuth(image), torch.full((len(image),), 0.2), torch.zeros(len(image))), 1)
+        return SimpleNamespace(viewpoint=viewpoint)
+
+    monkeypatch.setattr(method.model, "estimate", estimate)
+
+
+def test_a_model_that_sees_left_from_right_agrees_with_itself(make_method, pool, monkeypatch) -> None:
+    method = make_method(NeMo).eval()
+    ramp = torch.linspace(-1, 1, next(iter(pool))["image"].shape[-1])
+    says(monkeypatch, method, lambda image: (image.mean((1, 2)) * ramp).sum(-1))
+    assert mirror_agreement(method, pool) == 1.0
+
+
+def test_a_model_that_says_left_of_everything_does_not(make_method, pool, monkeypatch) -> None:
+    method = make_method(NeMo).eval()
+    says(monkeypatch, method, lambda image: torch.full((len(image),), math.pi / 2))
+    assert mirror_agreement(method, pool) == 0.0
+    says(monkeypatch, method, lambda image: torch.full((len(image),), math.radians(10)))
+    assert mirror_agreement(method, pool) == 1.0  # 10 and -10 degrees
+    assert mirror_agreement(method, pool, degrees=15.0) == 0.0
+
+
+def test_real_estimates_of_a_picture_and_its_mirror_image_are_compared(make_method, pool) -> None:
+    method = make_method(NeMo).eval()
+    assert 0.0 <= mirror_agreement(method, pool) <= 1.0
