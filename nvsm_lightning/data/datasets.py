@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from nvsm_lightning.data.augment import Augmentation, augment
+from nvsm_lightning.data.crop_cache import Crop, CropCache
 from nvsm_lightning.data.crops import CropSpec, canonical_crop
 from nvsm_lightning.data.paste import paste
 from nvsm_lightning.data.record import Record
@@ -43,10 +44,12 @@ class CropMemory:
 
     Args:
         megabytes: of each process (a crop of 160 x 384 takes 0.18).
+        cache: crops on disk, for what memory does not hold yet.
     """
 
-    def __init__(self, megabytes: float) -> None:
+    def __init__(self, megabytes: float | int, cache: CropCache | None = None) -> None:
         self.left = self.size = megabytes * 1e6
+        self.cache = cache
 
     def clear(self) -> None:
         """All of it is left again: the crops are gone."""
@@ -72,18 +75,29 @@ class Crops:
     def __init__(self, records: Sequence[Record], spec: CropSpec, memory: CropMemory | None = None) -> None:
         self.records, self.spec = records, spec
         self.memory = memory or CropMemory(math.inf)
-        self._kept: dict[int, tuple[UInt8[Tensor, "3 height width"], Camera]] = {}
+        self._kept: dict[int, Crop] = {}
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 height width"], Camera]:
+    def __getitem__(self, index: int) -> Crop:
         if index in self._kept:
             return self._kept[index]
-        record = self.records[index]
-        crop = canonical_crop(record.image, record, self.spec)
+        crop = self._cut(self.records[index])
         if self.memory.take(crop[0].nbytes):
             self._kept[index] = crop
+        return crop
+
+    def _cut(self, record: Record) -> Crop:
+        """The crop from the disk cache, else from the picture."""
+        cache = self.memory.cache
+        path = cache.path(record, self.spec) if cache is not None else None
+        if cache is None or path is None:
+            return canonical_crop(record.image, record, self.spec)
+        crop = cache.read(path, self.spec)
+        if crop is None:
+            crop = canonical_crop(record.image, record, self.spec)
+            cache.write(path, crop)
         return crop
 
     def damaged(self, indices: Sequence[int], rank: int = 0, world: int = 1) -> dict[int, str]:

@@ -99,3 +99,8 @@ def write_label_list(path: Path, records: list[Record]) -> None:
     """Write the keys of the labelled pictures, one a line, in the order of the draw."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{record.key}\n" for record in records), encoding="utf-8")
+
+
+def no_pseudo_labels() -> tuple[Int64[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, " n"]]:
+    """(position in the pool, viewpoint, weight) of no picture: what a fit begins with."""
+    return torch.empty(0, dtype=torch.int64), torch.empty(0, 3), torch.empty(0)

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Subset
 from nvsm_lightning.data import parts
 from nvsm_lightning.data.anchors import check_way, choose_anchors, describe_pictures
 from nvsm_lightning.data.augment import Augmentation
+from nvsm_lightning.data.crop_cache import CropCache
 from nvsm_lightning.data.crops import CropSpec
 from nvsm_lightning.data.datasets import Batch, CropMemory, Crops, PoseDataset, collate, hidden, with_mirrors
 from nvsm_lightning.data.extra_pool import check_sources, pool_from
-from nvsm_lightning.data.labels import write_label_list
+from nvsm_lightning.data.labels import no_pseudo_labels, write_label_list
 from nvsm_lightning.data.record import Record, subtypes, viewpoints
 from nvsm_lightning.data.sampling import AZIMUTH_BINS, DrawSampler, draw_weights, label_weights, spread_over_azimuth
 from nvsm_lightning.errors import ConfigError, DataError
@@ -60,6 +61,7 @@ class PoseData(LightningDataModule):
         num_workers: processes that prepare batches; 0 = none.
         keep_crops: megabytes of each process for decoded crops (true = 1000: 5,400 pictures of 160 x 384); what finds
             no room is decoded anew each time it is shown, so that memory does not grow with the pool. 0 or false: none.
+        crop_cache: folder in which decoded crops are kept for further runs (50 GB at most); may be shared and deleted.
     """
 
     name = "pose"
@@ -86,6 +88,7 @@ class PoseData(LightningDataModule):
         extra_pool: list["PoseData"] | None = None,
         num_workers: int = 0,
         keep_crops: bool | int = 1000,
+        crop_cache: str | None = None,
     ) -> None:
         super().__init__()
         if labels < 1 or batch_size < 1 or not 0 <= labelled_share <= 1:
@@ -102,7 +105,8 @@ class PoseData(LightningDataModule):
         self.batch_size, self.epoch_images, self.num_workers = batch_size, epoch_images, num_workers
         self.labelled_share, self.balance = labelled_share, balance
         self.pool_limit, self.extra_pool = pool_limit, check_sources(extra_pool, category)
-        self._memory = CropMemory(1000 if keep_crops is True else int(keep_crops))
+        cache = None if crop_cache is None else CropCache(Path(crop_cache))
+        self._memory = CropMemory(1000 if keep_crops is True else int(keep_crops), cache)
         self.labelled: list[Record] = []
         self.pool: list[Record] = []
         self.val: list[Record] = []
@@ -111,7 +115,7 @@ class PoseData(LightningDataModule):
         self._everything: list[Record] = []
         self.round = -1
         self.predicted: list[Record] = []
-        self._pseudo = _no_pseudo()
+        self._pseudo = no_pseudo_labels()
         self._crops: dict[str, Crops] = {}
         self._usable: list[int] | None = None
 
@@ -373,7 +377,7 @@ class PoseData(LightningDataModule):
         return dataset if len(mine) == len(dataset) else Subset(dataset, mine)
 
     def _described(self, records: list[Record]) -> Float[Tensor, "picture dim"]:
-        crops = Crops(records, self.crop, CropMemory(0))
+        crops = Crops(records, self.crop, CropMemory(0, self._memory.cache))
         pictures = PoseDataset(crops, torch.arange(len(records)), hidden(len(records)))
         return describe_pictures(self.trainer, self._loader(pictures))
 
@@ -394,7 +398,3 @@ class PoseData(LightningDataModule):
         return DataLoader(
             dataset, batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers, **kwargs
         )
-
-
-def _no_pseudo() -> tuple[Int64[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, " n"]]:
-    return torch.empty(0, dtype=torch.int64), torch.empty(0, 3), torch.empty(0)
