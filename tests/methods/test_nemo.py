@@ -54,7 +54,7 @@ def test_a_fit_validates_and_a_test_tells_poses(make_method, make_data, make_tra
     method.on_test_batch_end = lambda output, batch, batch_idx, dataloader_idx=0: outputs.append(output)
     trainer.test(method, data, verbose=False)
     [output] = outputs
-    assert set(output) == {"index", "viewpoint", "truth", "loss", "seconds"}
+    assert set(output) == {"index", "viewpoint", "truth", "loss", "seconds", "posterior"}
     assert output["index"].tolist() == [0, 1, 2] and output["viewpoint"].shape == (3, 3)
     assert output["truth"].isfinite().all() and output["loss"].isfinite().all() and (output["seconds"] > 0).all()
 
