@@ -91,7 +91,12 @@ class Sheet:
             caption_justify="left",
         )  # fmt: skip
         for number, head in enumerate(self.heads):
-            table.add_column(head, justify="left" if number < self.words else "right", overflow="fold")
+            if number < self.words:  # names are broken between words only
+                longest = max(len(word) for cell in [head, *(line.cells[number] for line in self.lines)]
+                              for word in cell.split() or [""])  # fmt: skip
+                table.add_column(head, min_width=longest)
+            else:
+                table.add_column(head, justify="right", overflow="fold")
         for line, after in zip(self.lines, [*self.lines[1:], None], strict=True):
             last = after is not None and after.group != line.group
             table.add_row(*(_broken(cell) for cell in line.cells), style=STYLES[line.kind], end_section=last)

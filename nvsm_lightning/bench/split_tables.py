@@ -14,6 +14,7 @@ from nvsm_lightning.report.results import write_text
 SHOWN = ("acc_pi_6", "acc_pi_18", "med_err_deg")  # in the sheets; the CSV has all
 SHORT = {"acc_pi_6": "ACC pi/6", "acc_pi_18": "ACC pi/18", "med_err_deg": "median"}
 MEAN, WEIGHTED = "mean", "weighted mean"
+WIDE = 15  # columns that a terminal cannot hold
 
 
 @dataclass(frozen=True)
@@ -116,19 +117,16 @@ def wide_sheet(title: str, heading: str, parts: Sequence[str], rows: Sequence[Sp
 
 
 def long_sheet(title: str, heading: str, parts: Sequence[str], rows: Sequence[SplitRow], notes: Sequence[str]) -> Sheet:
-    """One line a metric and method, parts beside one another, as in NVSM's table of KITTI."""
-    lines = [
-        Line(
-            row.kind,
-            f"{metric} {row.group}",
-            (row.group, SHORT[metric], row.name, *(_text(row.cells.get((metric, part))) for part in parts)),
-        )
-        for group in dict.fromkeys(row.group for row in rows)
-        for metric in SHOWN
-        for row in rows
-        if row.group == group
-    ]
-    return Sheet(title, (heading, "metric", "method", *parts), tuple(lines), tuple(notes), words=3)
+    """One line a metric and method, parts beside one another; narrow enough for a terminal."""
+    further = list(dict.fromkeys(name for row in rows for name in row.further))
+    lines = []
+    for group in dict.fromkeys(row.group for row in rows):
+        for metric in SHOWN:
+            for row in (row for row in rows if row.group == group and any(key[0] == metric for key in row.cells)):
+                texts = [_text(row.cells.get((metric, part))) for part in parts]
+                more = [row.further.get(name, "-") if metric == SHOWN[0] else "" for name in further]
+                lines.append(Line(row.kind, f"{metric} {group}", (group, SHORT[metric], row.name, *texts, *more)))
+    return Sheet(title, (heading, "metric", "method", *parts, *further), tuple(lines), tuple(notes), words=3)
 
 
 def _text(cell: Cell | None) -> str:
@@ -139,12 +137,16 @@ def _text(cell: Cell | None) -> str:
 def write_split(
     sheet: Sheet, rows: Sequence[SplitRow], heading: str, parts: Sequence[str], folder: Path, name: str = "table"
 ) -> None:
-    """``<name>.md``, ``.tex``, ``.png`` and ``.csv``; prints the table and what was written."""
+    """``<name>.md``, ``.tex``, ``.png`` and ``.csv``; prints the table (a wide one in its long form) and what was
+    written.
+    """
     sheet.write(folder / name)
     text = csv_text([line for row in rows for line in row.numbers(heading, parts)])
     write_text(folder / f"{name}.csv", text)
-    console = Console(width=max(Console().width, 180))
-    console.print(sheet.rich(), highlight=False)
+    console = Console(width=max(Console().width, 160))
+    wide = len(sheet.heads) > WIDE
+    shown = long_sheet(sheet.title, heading, parts, rows, sheet.notes) if wide else sheet
+    console.print(shown.rich(), highlight=False)
     console.print(f"written to {folder}: {name}.{{csv,md,tex,png}}", highlight=False, soft_wrap=True)
 
 
