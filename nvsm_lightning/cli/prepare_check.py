@@ -59,13 +59,15 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
         return 0
     import nvsm_lightning.data as rooms
 
-    common = {*inspect.signature(rooms.PoseData).parameters, "root"}
+    common = {*inspect.signature(rooms.PoseData).parameters, "root"} - {"crop", "crop_cache"}
     cls = getattr(rooms, reader)
     parser.add_class_arguments(cls, "data", as_group=False, skip=common, instantiate=False)
     options = parser.parse_args(list(words))
     if not options.root:
         raise DataError(f"nvsm prepare {name} --check needs the folder: --root DIR")
     own = options.data.as_dict() if "data" in options else {}
+    if isinstance(own.get("crop"), dict):
+        own["crop"] = rooms.CropSpec(**own["crop"])
     data = cls(root=options.root, category=options.category, labels=options.labels, **own)
     from nvsm_lightning.cli import prepare  # whose `check` this is
 
@@ -111,7 +113,7 @@ def check(data: Any) -> list[str]:
 
 
 def parts(data: Any) -> list[str]:
-    """The parts with their counts, azimuths in eight sectors and cameras; one test picture is made a crop."""
+    """The parts with their counts, azimuths in eight sectors and cameras; with a crop cache all pictures are cut."""
     data.setup("fit")
     lines = []
     for part in ("labelled", "pool", "val", "test"):
@@ -122,6 +124,12 @@ def parts(data: Any) -> list[str]:
     if data.test:
         shape = tuple(next(iter(data.test_dataloader()))["image"].shape[1:])
         lines.append(f"  crops of {shape[1]} x {shape[2]} pixels")
+    if data.crop_cache is not None:
+        if data.pool:
+            data.pool_dataloader()  # which cuts the whole pool; the other parts were cut above
+        lines.append(
+            f"  {data.crop_cache.count()} crops in {data.crop_cache.folder}: `nvsm fit --data.crop_cache` takes them"
+        )
     return lines
 
 

@@ -102,6 +102,10 @@ class CropCache:
             self._stop(str(error))
         self._written += content.nbytes
 
+    def count(self) -> int:
+        """How many crops lie there."""
+        return sum(1 for _ in self.folder.glob("*/*.npy"))
+
     @cached_property
     def _found(self) -> int:
         """Bytes that lay there at the first write."""

@@ -105,8 +105,8 @@ class PoseData(LightningDataModule):
         self.batch_size, self.epoch_images, self.num_workers = batch_size, epoch_images, num_workers
         self.labelled_share, self.balance = labelled_share, balance
         self.pool_limit, self.extra_pool = pool_limit, check_sources(extra_pool, category)
-        cache = None if crop_cache is None else CropCache(Path(crop_cache))
-        self._memory = CropMemory(1000 if keep_crops is True else int(keep_crops), cache)
+        self.crop_cache = None if crop_cache is None else CropCache(Path(crop_cache))
+        self._memory = CropMemory(1000 if keep_crops is True else int(keep_crops), self.crop_cache)
         self.labelled: list[Record] = []
         self.pool: list[Record] = []
         self.val: list[Record] = []
@@ -377,7 +377,7 @@ class PoseData(LightningDataModule):
         return dataset if len(mine) == len(dataset) else Subset(dataset, mine)
 
     def _described(self, records: list[Record]) -> Float[Tensor, "picture dim"]:
-        crops = Crops(records, self.crop, CropMemory(0, self._memory.cache))
+        crops = Crops(records, self.crop, CropMemory(0, self.crop_cache))
         pictures = PoseDataset(crops, torch.arange(len(records)), hidden(len(records)))
         return describe_pictures(self.trainer, self._loader(pictures))
 

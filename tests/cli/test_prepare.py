@@ -3,6 +3,7 @@ from small_run import write_pictures
 
 from nvsm_lightning.cli import prepare
 from nvsm_lightning.cli.main import main
+from nvsm_lightning.data import CropSpec, PoseCSV
 from nvsm_lightning.data.pascal3d import Pascal3D
 
 
@@ -30,6 +31,19 @@ def test_a_check_reads_and_counts(tmp_path, capsys):
     assert lines[1].split()[:3] == ["labelled", "7", "pictures"]
     assert [line.split()[1] for line in lines[2:5]] == ["1", "8", "8"]
     assert "azimuth 0 45 ... 315: 1 1 1 1 1 1 1 1" in lines[4]  # the eight test pictures are spread evenly
+
+
+def test_a_check_cuts_all_pictures_into_a_cache_that_a_fit_takes(tmp_path, capsys, monkeypatch):
+    write_pictures(tmp_path / "set", 24)
+    crop = ["--data.crop.height", "32", "--data.crop.width", "64", "--data.crop.pixels_per_unit", "50"]
+    words = ["--data.crop_cache", str(tmp_path / "cache"), *crop]
+    assert main(["prepare", "csv", "--root", str(tmp_path / "set"), "--check", *words]) == 0
+    out = capsys.readouterr().out
+    assert "crops of 32 x 64 pixels" in out and f"24 crops in {tmp_path / 'cache'}" in out
+    data = PoseCSV(str(tmp_path / "set"), crop=CropSpec(32, 64, 50.0), crop_cache=str(tmp_path / "cache"))
+    monkeypatch.setattr("nvsm_lightning.data.datasets.canonical_crop", None)  # nothing is decoded
+    data.setup("fit")
+    assert sum(len(batch["index"]) for batch in data.pool_dataloader()) == len(data.pool) > 0
 
 
 def test_a_check_says_what_a_fit_would_meet(tmp_path, capsys):
