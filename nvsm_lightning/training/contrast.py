@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from nvsm_lightning.features.reading import cells
 
 ROWS = 512  # of logits at a time: 6 MB of 3,200 classes
+HIGH = 30.0  # exp of a logit below this, and the sum of thousands, is far from the end of float32
 
 
 @dataclass
@@ -96,13 +97,16 @@ class _CrossEntropy(torch.autograd.Function):
         with torch.autocast(features.device.type, enabled=False):
             scaled = (features / settings.temperature).to(kind)
             classes, weighed = torch.cat((means, clutter)).to(kind), torch.cat((means, weight * clutter)).to(kind)
+            # Unit vectors and the temperature of the papers: exp(14) needs no shift by the largest logit.
+            high = bool(scaled.float().norm(dim=1).amax() * classes.float().norm(dim=1).amax() > HIGH)
             for start in range(0, len(features), ROWS):
                 rows = slice(start, start + ROWS)
                 own = vertex[rows, None]
                 logits = (scaled[rows] @ classes.T).to(features)
                 logits[:, :count].masked_fill_(near[own[:, 0]], -torch.inf)
-                top, logit = logits.amax(1), logits.gather(1, own)[:, 0]
-                power = logits.sub_(top[:, None]).exp_()
+                logit = logits.gather(1, own)[:, 0]
+                top = logits.amax(1) if high else torch.zeros_like(logit)
+                power = (logits.sub_(top[:, None]) if high else logits).exp_()
                 total = power[:, :count].sum(1) + weight * power[:, count:].sum(1)
                 entropy[rows] = total.log() + top - logit
                 # Softmax less one at the own vertex, times the total: taken off here, in full precision.
