@@ -12,7 +12,7 @@ from nvsm_lightning.geometry.cameras import Camera, project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 from nvsm_lightning.render.renderer import FeatureRenderer
 
-BLOCK = 8192  # numbers of a map that one product sums: bf16 products round their sums, float32 adds up the blocks
+BLOCK = 65536  # numbers of a map that one product sums: bf16 products round their sums, float32 adds up the blocks
 ROWS = 16  # bf16 products want whole tiles of rows
 POSES = 16  # drawn together: a map of every channel and pose is large
 
@@ -22,18 +22,19 @@ def map_products(
 ) -> Float[Tensor, "query picture"]:
     """Inner products of all rows of ``queries`` with all rows of ``maps``, in the precision of ``maps``.
 
-    float32 sums over blocks of ``block`` numbers; with bf16 maps each block is a bf16 product (a picture's inner
-    product then errs by about 2^-9 of a block's sum).
+    float32 sums over blocks of ``block`` numbers; with bf16 maps each block is a bf16 product, which adds in float32
+    and rounds its sum to 8 bits. Small blocks round no less and are slower (experiments/matching_speed.md).
     """
     count = len(queries)
     queries = queries.to(maps.dtype)
-    if maps.dtype == torch.bfloat16:
+    if maps.dtype == torch.bfloat16 and count % ROWS:
         queries = torch.cat((queries, queries.new_zeros(-count % ROWS, queries.shape[1])))
-    total = torch.zeros(len(queries), len(maps), device=maps.device)
+    total = torch.zeros(len(maps), len(queries), device=maps.device)
     with torch.autocast(maps.device.type, enabled=False):  # the maps' own precision, in float32 as well
         for start in range(0, queries.shape[1], block):
-            total += queries[:, start : start + block] @ maps[:, start : start + block].T
-    return total[:count]
+            part = slice(start, start + block)
+            total += maps[:, part] @ queries[:, part].T  # the long list on the left: a tenth to a fifth faster
+    return total[:, :count].T
 
 
 def area_queries(

@@ -112,6 +112,24 @@ def test_the_other_synthesis_finds_the_same_pictures(place, matched):
         assert float(one["score"]) == pytest.approx(float(other["score"]), abs=3e-6)
 
 
+@pytest.mark.parametrize("retrieval", ["all", "two_stage"])
+def test_cached_features_find_the_same_pictures(place, matched, retrieval):
+    """bf16 on disk; of a pool of 17 a short list holds all."""
+    folder, words = place
+    run = folder / retrieval
+    settings = ["--anchors", "2", "--azimuths_deg", "[-30,0,30]", "--elevations_deg", "[0,15]", "--thetas_deg", "[]",
+                "--top", "2", "--gallery", "0", "--features", "[project]"]  # fmt: skip
+    cache = ["--cache", str(folder / "cache"), "--retrieval", retrieval]
+    assert match.run(["match", *words, *settings, *cache, "--run_dir", str(run)]) == 0
+    ours, theirs = (rows(path / "tables" / "matches.csv") for path in (run, matched))
+    theirs = [line for line in theirs if line["features"] == "frozen project"]
+    for one, other in zip(ours, theirs, strict=True):
+        assert float(one["score"]) == pytest.approx(float(other["score"]), abs=0.005)
+    same = [one["picture"] == other["picture"] for one, other in zip(ours, theirs, strict=True)]
+    assert sum(same) >= 0.8 * len(same)
+    assert len(list((folder / "cache").glob("*.maps"))) == 1
+
+
 def test_all_ways_of_naming_checkpoints_become_one_list():
     words = ["match", "--ckpt_path", "a", "b", "--config", "c.yaml", "--ckpt_path=d", "--top", "3"]
     assert one_list_of_checkpoints(words) == [
