@@ -1,5 +1,7 @@
 """``nvsm predict`` on a folder of photographs, from the command's own loop, beside decoding and the bare backbone."""
 
+import contextlib
+import io
 import logging
 import tempfile
 import warnings
@@ -73,10 +75,9 @@ def predict(method: NeMo, folder: Path, out: Path, overlays: int | None = None) 
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, use_distributed_sampler=False, callbacks=callbacks, default_root_dir=out,
     )  # fmt: skip
-    with warnings.catch_warnings(action="ignore"):  # on workers and loggers that are not wanted here
+    # Warnings of workers and loggers that are not wanted here, and the report's last words.
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
         trainer.predict(method, datamodule=make_data(folder), return_predictions=False)
-    for each in callbacks:
-        getattr(each, "message", []).clear()
 
 
 def measure(budget_s: float) -> list[Row]:
