@@ -3,18 +3,13 @@
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
 import nvsm_lightning
-
-if TYPE_CHECKING:
-    import torch
 
 PACKAGES = (
     "torch", "lightning", "torchvision", "jsonargparse", "kornia", "roma", "numpy", "numba", "scipy", "trimesh",
@@ -69,9 +64,11 @@ def devices() -> Iterator[Finding]:
     """Processor and GPUs, each with a bfloat16 multiplication tried on it."""
     import torch
 
+    from nvsm_lightning.training.precision import bf16_speed
+
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield True, f"cpu: {affinity} cores, {torch.get_num_threads()} torch threads, bf16 {_bf16('cpu')}"
-    yield None, precision_advice(convolution_seconds(torch.float32) / convolution_seconds(torch.bfloat16))
+    yield None, precision_advice(bf16_speed())
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         memory = properties.total_memory / 2**30
@@ -80,24 +77,12 @@ def devices() -> Iterator[Finding]:
         yield None, "cuda: no GPU; everything runs on the processor"
 
 
-def convolution_seconds(kind: "torch.dtype") -> float:
-    """CPU time of a typical convolution of a ResNet-18 on a batch of crops, forward and backward: the best of five."""
-    import torch
-
-    layer = torch.nn.Conv2d(128, 128, 3, padding=1).to(kind).to(memory_format=torch.channels_last)
-    maps = torch.randn(8, 128, 16, 44).to(dtype=kind, memory_format=torch.channels_last).requires_grad_()
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        layer(maps).sum().backward()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
 def precision_advice(speed: float) -> str:
     """Which ``--trainer.precision`` suits a processor that convolves ``speed`` times as fast in bf16 as in float32."""
-    advice = "the default, bf16-mixed, suits" if speed >= 1 else "--trainer.precision 32-true is faster and more exact"
-    return f"cpu: a convolution is {speed:.1f} times as fast in bf16 as in float32: {advice}"
+    chosen = "bf16-mixed" if speed >= 1 else "32-true"
+    return (
+        f"cpu: a convolution is {speed:.1f} times as fast in bf16 as in float32: --trainer.precision auto is {chosen}"
+    )
 
 
 def _bf16(device: str) -> str:

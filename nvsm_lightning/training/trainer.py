@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.training.checkpoint_io import WholeFileIO
 from nvsm_lightning.training.loop import EMLoop
+from nvsm_lightning.training.precision import AUTO, choose_precision
 from nvsm_lightning.training.processes import ProcessWatch
 from nvsm_lightning.training.schedule import EMSchedule
 
@@ -17,12 +18,21 @@ class EMTrainer(Trainer):
 
     Args:
         em: when E-steps happen.
+        precision: as Trainer, or "auto": bf16-mixed where it is faster than 32-true (``nvsm doctor`` tells).
         args: as Trainer.
         kwargs: as Trainer.
     """
 
-    def __init__(self, *args: Any, em: EMSchedule = EMSchedule(), **kwargs: Any) -> None:  # noqa: B008
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *args: Any,
+        em: EMSchedule = EMSchedule(),  # noqa: B008
+        precision: str | int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if precision == AUTO:
+            precision = choose_precision(str(kwargs.get("accelerator", "auto")))
+        super().__init__(*args, precision=precision, **kwargs)  # type: ignore[arg-type]
         self.callbacks.insert(0, ProcessWatch())  # type: ignore[attr-defined]
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # unless another one was asked for
             self.strategy.checkpoint_io = WholeFileIO()

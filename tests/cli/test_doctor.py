@@ -14,8 +14,8 @@ def test_the_report_covers_every_section_and_ends_well_here(capsys, monkeypatch)
 
 
 def test_the_faster_precision_is_advised(capsys):
-    assert "2.6 times" in doctor.precision_advice(2.6) and "bf16-mixed, suits" in doctor.precision_advice(2.6)
-    assert "0.8 times" in doctor.precision_advice(0.8) and "32-true is faster" in doctor.precision_advice(0.8)
+    assert "2.6 times" in doctor.precision_advice(2.6) and "auto is bf16-mixed" in doctor.precision_advice(2.6)
+    assert "0.8 times" in doctor.precision_advice(0.8) and "auto is 32-true" in doctor.precision_advice(0.8)
     assert any("times as fast in bf16 as in float32" in text for _, text in doctor.devices())
 
 
