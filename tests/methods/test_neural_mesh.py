@@ -20,8 +20,8 @@ def model_of(chunk=8, **changes) -> NeuralMesh:
     torch.manual_seed(0)
     settings = {
         "category": "car", "backbone": BackboneSpec(name="small", dim=16, frozen=[], chunk=chunk),
-        "mesh": MeshSpec(vertices=80), "bank": BankSettings(clutter_size=100), "contrast": ContrastSettings(), "space": PoseSpace(24, [10.0], [0.0]),
-        "solver": SolverSettings(steps=5),
+        "mesh": MeshSpec(vertices=80), "bank": BankSettings(clutter_size=100), "contrast": ContrastSettings(),
+        "space": PoseSpace(24, [10.0], [0.0]), "solver": SolverSettings(steps=5),
     }  # fmt: skip
     return NeuralMesh(**(settings | changes))
 
