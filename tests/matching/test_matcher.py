@@ -157,13 +157,18 @@ def test_refined_matches_are_no_worse_than_their_start(pictures, score) -> None:
     assert (refined <= losses.amin(1) + 1e-6).all()
 
 
-def test_a_picture_alone_is_refined_to_the_same_bits(pictures) -> None:
+@pytest.mark.parametrize("tabled", [False, True])
+def test_a_picture_alone_is_refined_to_the_same_bits(pictures, tabled) -> None:
     """Processes have batches of other sizes, and rounding that differs would grow from round to round."""
-    losses = bank_losses(pictures)
-    together = refined_modes(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 12)
-    evidence = evidence_of(pictures)
-    alone = Evidence(evidence.table[2:3], evidence.clutter[2:3], evidence.camera[2:3])
-    assert torch.equal(refined_modes(alone, losses[2:3], SPACE, pictures.renderer, "area", 12), together[2:3])
+    losses, whole = bank_losses(pictures), evidence_of(pictures)
+
+    def part(of: slice) -> Evidence:
+        rest = (None, None) if tabled else (whole.cells[of], whole.features)
+        return Evidence(whole.table[of] if tabled else None, whole.clutter[of], whole.camera[of], *rest)
+
+    together = refined_modes(part(slice(None)), losses, SPACE, pictures.renderer, "area", 12)
+    alone = refined_modes(part(slice(2, 3)), losses[2:3], SPACE, pictures.renderer, "area", 12)
+    assert torch.equal(alone, together[2:3])
 
 
 def test_pictures_without_rival_or_without_any_pose_have_no_margin(pictures) -> None:

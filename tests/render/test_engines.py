@@ -175,7 +175,7 @@ def test_threads_change_nothing(meshes, view):
 
 
 def test_without_any_folder_for_its_cache_the_kernel_is_compiled_all_the_same(monkeypatch):
-    from nvsm_lightning.render import raster_numba
+    from nvsm_lightning.render import compiling
 
     asked = []
 
@@ -185,8 +185,8 @@ def test_without_any_folder_for_its_cache_the_kernel_is_compiled_all_the_same(mo
             raise RuntimeError("cannot cache function: no locator available")
         return kernel
 
-    monkeypatch.setattr(raster_numba.numba, "njit", refuse)
-    assert raster_numba._compiled(len) is len and asked == [True, False]
+    monkeypatch.setattr(compiling.numba, "njit", refuse)
+    assert compiling.compiled(len) is len and asked == [True, False]
 
 
 def test_large_batches_are_drawn_in_parts(meshes, view, monkeypatch):
