@@ -116,8 +116,9 @@ def _agreement(method: NeMo, data: Any, trainer: Any) -> float:
 
 def _exchange(checkpoints: Path, method: NeMo) -> None:
     """Put the weights of ``method`` into last.ckpt and keep what stood there as em.ckpt."""
-    last = checkpoints / "last.ckpt"
+    last, new = checkpoints / "last.ckpt", checkpoints / "last.ckpt.part"
     content = torch.load(last, map_location="cpu", weights_only=False)
-    last.replace(checkpoints / "em.ckpt")
     content["state_dict"] = {key: value.cpu() for key, value in method.state_dict().items()}
-    torch.save(content, last)
+    torch.save(content, new)  # whole before anything is moved
+    last.replace(checkpoints / "em.ckpt")
+    new.replace(last)

@@ -157,6 +157,8 @@ class NVSMCLI(LightningCLI):
         clean["run_dir"] = clean["trainer.default_root_dir"] = None  # what starts from config.yaml is another run
         self.run_folder = self._fill_run_folder(self.config[self.subcommand])
         super().instantiate_classes()
+        if clean.get("trainer.precision") == "auto":
+            clean["trainer.precision"] = self.trainer.precision  # a resumed fit must not choose anew
         self.config[self.subcommand].update(clean)
 
     def _fill_run_folder(self, config: Namespace) -> Path:
@@ -219,11 +221,13 @@ def clear(folder: Path) -> None:
     """Remove what an earlier fit left in this folder and the new one may not write again (another number of rounds)."""
     for pattern in (
         "results.json",
+        "guard.json",
         "config_first.yaml",
         "tables/*.csv",
         "tables/*.md",
         "media/*.png",
         "checkpoints/round_*.ckpt",
+        "checkpoints/em.ckpt",
     ):
         for file in folder.glob(pattern):
             file.unlink()

@@ -38,7 +38,7 @@ def label_weights(viewpoint: Float[Tensor, "label 3"], bins: int | None) -> Floa
     use, where there are few, which were drawn spread over azimuth.
 
     A bank that moves with batches full of fronts takes rears for fronts: with 2,600 labels, most of them fronts, 28 %
-    of the validation pictures were turned around; with equal bins 6 %.
+    of the validation pictures were turned around; with equal bins 5 %.
     """
     if bins is None or len(viewpoint) < MANY_LABELS:
         return None

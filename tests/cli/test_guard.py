@@ -53,10 +53,12 @@ def poses(run) -> str:
 
 @pytest.mark.parametrize("better", ["em", "labelled_only"])
 def test_the_weights_that_agree_more_with_themselves_are_kept_and_tested(place, monkeypatch, capfd, better) -> None:
+    monkeypatch.setenv("NVSM_PRECISION", "32-true")
     shares = iter([0.9, 0.5] if better == "em" else [0.5, 0.9])
     monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
     run = place / better
-    fit(place, "NVSM", better, "--guard", str(place / "nemo"))
+    fit(place, "NVSM", better, "--guard", str(place / "nemo"), "--trainer.precision", "auto")
+    assert "precision: 32-true" in (run / "config.yaml").read_text()  # what was chosen, so that a resumed fit keeps it
     assert f"kept {better.replace('_', '-')}" in capfd.readouterr().out
     told = json.loads((run / "guard.json").read_text())
     assert told["kept"] == better and told["mirror_agreement"][better] == 0.9
