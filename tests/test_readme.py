@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nvsm_lightning.bench import finished, kitti, study, trials, unseen_views
+from nvsm_lightning.bench import finished, kitti, speed, study, trials, unseen_views
 from nvsm_lightning.cli import doctor, lightning_cli, prepare, prepare_mesh, prepare_occluded
 from nvsm_lightning.cli.main import COMMANDS
 from nvsm_lightning.data.pose_csv import read_table
@@ -60,6 +60,7 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
             monkeypatch.setattr(module, "run_jobs", lambda these, *rest: jobs.extend(these) or stop())
         monkeypatch.setattr(kitti, "find_runs", lambda folders: [(folder, {"dataset": "cars"}) for folder in folders])
         monkeypatch.setattr(unseen_views, "write_lists", lambda folder, *rest: (folder / "seen.txt", 7))
+        monkeypatch.setattr(speed, "measurers", lambda: {"raster": lambda budget: jobs.append(budget) or stop()})
         with pytest.raises(Stop):
             importlib.import_module(COMMANDS[words[0]][0]).run(words)
         assert jobs
