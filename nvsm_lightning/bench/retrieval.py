@@ -1,4 +1,4 @@
-"""Retrieval in two stages: a short list of pictures by pooled, projected maps, then the exact score of those."""
+"""Retrieval in two stages: a short list of pictures by sketches of their maps, then the exact score of those."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,13 +9,12 @@ from torch import Tensor
 from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.matching.feature_cache import Shard
 from nvsm_lightning.matching.matcher import Anchors
-from nvsm_lightning.matching.products import area_queries, map_products
+from nvsm_lightning.matching.products import area_queries
 from nvsm_lightning.matching.shared_cameras import shared_cameras
-from nvsm_lightning.matching.shortlist import pooled, principal_channels, shortlist, sketch
+from nvsm_lightning.matching.shortlist import LISTED, SAMPLE, SketchBasis, shortlist
 from nvsm_lightning.matching.synthesis import map_similarity, synthesise
 from nvsm_lightning.render.renderer import FeatureRenderer
 
-SAMPLE = 2000  # pictures that the principal channels are taken from
 PAIRS = 16  # scored together: a map of every channel is large
 Shards = Callable[[], Iterator[tuple[Int[Tensor, " picture"], Shard]]]
 
@@ -26,24 +25,25 @@ class TwoStage:
     Args:
         shards: goes through the pool.
         renderer: of the mesh and the maps' size.
-        share: of the pool that is on a short list.
+        length: of a short list, pictures.
         score: "area" or "mean", see :class:`.matching.MatchingSpec`.
     """
 
-    def __init__(self, shards: Shards, renderer: FeatureRenderer, share: float = 0.1, score: str = "area") -> None:
-        self.shards, self.renderer, self.share, self.score = shards, renderer, share, score
-        parts = [(position, shard.pooled.clone(), shard.camera) for position, shard in shards() if len(position)]
-        self.position = torch.cat([part[0] for part in parts])
-        self.camera, self.group = shared_cameras(Camera.stack([part[2] for part in parts]))
-        maps = torch.cat([part[1] for part in parts])
-        self.basis = principal_channels(maps[:: -(-len(maps) // SAMPLE)].float())
-        self.sketches = torch.cat([sketch(part.float(), self.basis) for part in maps.split(SAMPLE)])
+    def __init__(self, shards: Shards, renderer: FeatureRenderer, length: int = LISTED, score: str = "area") -> None:
+        self.shards, self.renderer, self.length, self.score = shards, renderer, length, score
+        position, cameras, pooled_maps = zip(*((p, s.camera, s.pooled) for p, s in shards() if len(p)), strict=True)
+        self.position = torch.cat(position)
+        self.camera, self.group = shared_cameras(Camera.stack(cameras))
+        step = -(-len(self.position) // SAMPLE)
+        self.basis = SketchBasis.of(torch.cat([part[::step] for part in pooled_maps]).float())
+        self.sketches = torch.cat([self.basis.sketch(part.float()) for part in pooled_maps])
 
     def lists(
         self, anchor: Anchors, poses: Float[Tensor, "pose 3"], allowed: Bool[Tensor, " pool"]
     ) -> Int[Tensor, "pose listed"]:
         """Positions in the pool of the pictures that one anchor, seen from each pose, may match best."""
         vertex, seen = anchor.vertex[0], anchor.visible[0].to(anchor.vertex)
+        vertex = vertex @ self.basis.channels.to(vertex)
         score = torch.empty(len(poses), len(self.position))
         for number in range(len(self.camera)):
             camera = self.camera[number : number + 1].to(vertex.device)
@@ -51,8 +51,8 @@ class TwoStage:
             if self.score == "mean":
                 maps = maps * area[:, None, None, None]
             of = self.group == number
-            score[:, of] = map_products(sketch(pooled(maps).cpu(), self.basis), self.sketches[of])
-        return self.position[shortlist(score, allowed[self.position], self.share)]
+            score[:, of] = self.basis.sketch_queries(maps.cpu()) @ self.sketches[of].T
+        return self.position[shortlist(score, allowed[self.position], self.length)]
 
     def scores(
         self,

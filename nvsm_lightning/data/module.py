@@ -277,9 +277,9 @@ class PoseData(LightningDataModule):
         anchors = PoseDataset(self._part_crops("train"), source, known, subtype=kinds)
         return self._loader(with_mirrors(anchors, self.mirror))
 
-    def pool_dataloader(self, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
+    def pool_dataloader(self, rank: int = 0, world: int = 1, round: int = 0, count: int = 0) -> DataLoader[Batch]:
         """The pool in order with hidden viewpoints, every ``world``-th picture from ``rank``; damaged pictures are left
-        out.
+        out. With a ``count``, so many of them, others in every round.
 
         The first call decodes the whole pool, lists damaged pictures in ``skipped`` and warns once.
 
@@ -291,7 +291,7 @@ class PoseData(LightningDataModule):
                 f"The pool of {self.root} is empty: all pictures of the train part are labelled. "
                 "Add pictures without labels, lower --data.labels, or train with labels only (method NeMo)."
             )
-        positions = range(rank, len(usable := self._usable_pool()), world)
+        positions = parts.part_of_pool(self._usable_pool(), count, round, self.seed)[rank::world]
         offset = len(self.labelled)
         pool = PoseDataset(
             self._part_crops("train"),
@@ -299,7 +299,7 @@ class PoseData(LightningDataModule):
             hidden(len(self.pool)),
             index=torch.arange(len(self.pool)),
         )
-        return self._loader(Subset(pool, [usable[position] for position in positions]))
+        return self._loader(Subset(pool, positions))
 
     def val_dataloader(self) -> DataLoader[Batch] | list:
         """The validation part in order (this process's share of it); no loader if there is none."""

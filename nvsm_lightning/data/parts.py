@@ -46,6 +46,15 @@ def limit_pool(records: list[Record], limit: int | None, seed: int) -> list[Reco
     return [records[index] for index in chosen.sort().values.tolist()]
 
 
+def part_of_pool(usable: Sequence[int], count: int, round: int, seed: int) -> list[int]:
+    """``count`` of the usable positions, in order: every one has its turn in a round before one comes again. All, if
+    ``count`` is 0 or there are no more."""
+    if not 0 < count < len(usable):
+        return list(usable)
+    order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed)).roll(-round * count)
+    return [usable[place] for place in order[:count].sort().values.tolist()]
+
+
 def folder_records(folder: Path, category: str) -> list[Record]:
     """All pictures below a folder, without labels, by name. Raises DataError if there are none."""
     records = [

@@ -32,7 +32,7 @@ class Matcher(Protocol):
         """Rows ``[batch, match_columns]`` for unlabelled pictures."""
 
     def finish_matching(self, round: int, rows: Tensor, data: Any) -> None:
-        """Take the rows of the whole pool (NaN: picture skipped), choose pseudo labels,
+        """Take the rows of the whole pool (NaN: picture skipped or not looked at), choose pseudo labels,
         hand them to ``data.accept``.
         """
 
@@ -103,7 +103,7 @@ class EMLoop(_FitLoop):
             folder = Path(trainer.default_root_dir) / "checkpoints"
             trainer.save_checkpoint(folder / f"round_{number:02d}.ckpt", weights_only=True)
         method.start_matching(number, data)
-        loader = data.pool_dataloader(trainer.global_rank, trainer.world_size)
+        loader = data.pool_dataloader(trainer.global_rank, trainer.world_size, number, self.em.pool_per_round)
         # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled
         # rows.
         table = torch.zeros(len(data.pool), method.match_columns + 1, device=method.device)

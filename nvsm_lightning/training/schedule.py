@@ -18,17 +18,21 @@ class EMSchedule:
             features: better with few labels, as training on 7 pictures first locks in their front/back confusions.
         keep_rounds: keep the weights that each E-step starts from, as checkpoints/round_XX.ckpt (XX rounds behind
             them), for `nvsm match`. A fit is resumed from last.ckpt, not from these.
+        pool_per_round: pool pictures that an E-step looks at, others in every round until all had their turn; 0 = the
+            whole pool. An M-step of three epochs draws fewer than a thousand of them.
     """
 
     rounds: int = 0
     epochs_per_round: int = 3
     warmup_epochs: int = 0
     keep_rounds: bool = False
+    pool_per_round: int = 0
 
     def __post_init__(self) -> None:
-        if self.rounds < 0 or self.epochs_per_round < 1 or self.warmup_epochs < 0:
+        if self.rounds < 0 or self.epochs_per_round < 1 or self.warmup_epochs < 0 or self.pool_per_round < 0:
             raise ConfigError(
-                f"trainer.em needs rounds >= 0, epochs_per_round >= 1 and warmup_epochs >= 0; got {self}."
+                "trainer.em needs rounds >= 0, epochs_per_round >= 1, warmup_epochs >= 0 and pool_per_round >= 0; "
+                f"got {self}."
             )
 
     def round_at(self, epoch: int) -> int | None:

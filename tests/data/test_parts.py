@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 from layouts import write_picture
 
-from nvsm_lightning.data.parts import assign_parts, check_boxes, check_disjoint, checksum, existing, limit_pool
+from nvsm_lightning.data.parts import (
+    assign_parts,
+    check_boxes,
+    check_disjoint,
+    checksum,
+    existing,
+    limit_pool,
+    part_of_pool,
+)
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import DataError
 
@@ -59,3 +67,13 @@ def test_folders_and_checksums(tmp_path) -> None:
         with pytest.raises(DataError, match=r"does not exist; give .* with --data.root"):
             existing(missing, "--data.root")
     assert checksum([record("a"), record("b")]) != checksum([record("b"), record("a")])
+
+
+def test_every_picture_of_the_pool_has_its_turn_before_one_comes_again() -> None:
+    usable = [index for index in range(23) if index % 5]
+    parts = [part_of_pool(usable, 6, round, seed=1) for round in range(4)]
+    assert all(part == sorted(set(part)) and len(part) == 6 for part in parts)
+    assert sorted(parts[0] + parts[1] + parts[2]) == usable and parts[3] == parts[0]
+    assert part_of_pool(usable, 6, 0, seed=2) != parts[0]
+    for count in (0, len(usable), 100):
+        assert part_of_pool(usable, count, 1, seed=1) == usable

@@ -50,6 +50,22 @@ def test_rounds_label_the_pool_and_train_on_it(make_method, make_data, make_trai
     assert [rows[k]["key"] for k in range(len(rows))] == [data.pool[int(k)].key for k in index]
 
 
+def test_a_round_may_look_at_a_part_of_the_pool(make_method, make_data, make_trainer) -> None:
+    method, data = make_method(), make_data()
+    looked = []
+    keep = type(method).finish_matching
+
+    class Watching(NVSM):
+        def finish_matching(self, round, rows, data) -> None:
+            looked.append(rows.isfinite().all(1).nonzero()[:, 0].tolist())
+            keep(self, round, rows, data)
+
+    method.__class__ = Watching
+    make_trainer(EMSchedule(rounds=2, epochs_per_round=1, pool_per_round=5)).fit(method, data)
+    assert [len(part) for part in looked] == [5, 5] and sorted(looked[0] + looked[1]) == list(range(10))
+    assert set(data.pseudo_labels[0].tolist()) <= set(looked[-1])
+
+
 def test_what_was_found_for_the_whole_pool_stays_for_reports(make_method, make_data, make_trainer) -> None:
     method, data = make_method(), make_data()
     make_trainer(EM).fit(method, data)
