@@ -21,12 +21,14 @@ from nvsm_lightning.geometry.meshes import category_cuboid
 from nvsm_lightning.matching.feature_cache import FeatureCache
 from nvsm_lightning.matching.products import area_queries, map_products
 from nvsm_lightning.matching.shared_cameras import shared_cameras
-from nvsm_lightning.matching.shortlist import pooled, principal_channels, shortlist, sketch
+from nvsm_lightning.matching.shortlist import SketchBasis, channel_rows, pooled, principal_channels, shortlist
 from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.render.renderer import FeatureRenderer
 
 SHIFTS, BEST = (-60, -30, 0, 30, 60), 10
-SKETCHES = ((16, 4), (32, 4), (64, 4), (128, 4), (16, 2))  # channels, cells
+POOLED = ((32, 4), (32, 2), (64, 2))  # sketches without components: channels, cells
+PARTS = {"all": slice(None), "every other": slice(0, None, 2)}  # pictures that the components are taken from
+COMPONENTS, LENGTHS = (64, 128, 256, 512, 1024), (30, 50, 65, 100, 150, 258)
 
 
 def main() -> None:
@@ -63,10 +65,12 @@ def measure(
     shift = torch.tensor([[math.radians(degrees), 0, 0] for degrees in SHIFTS])
     count = min(anchors, len(vertex))
     exact, rounded = torch.empty(2, count * len(SHIFTS), len(maps))
-    listed = {key: torch.empty_like(exact) for key in SKETCHES}
     small = {cells: torch.cat([pooled(part.float(), cells) for part in maps.split(200)]) for cells in (2, 4)}
-    basis = {key: principal_channels(small[key[1]][::4], key[0]) for key in SKETCHES}
-    rows = {key: sketch(small[key[1]], basis[key]) for key in SKETCHES}
+    channels = {key: principal_channels(small[key[1]][::4], key[0]) for key in POOLED}
+    rows = {key: channel_rows(small[key[1]], channels[key]) for key in POOLED}
+    bases = {f"from {name}": SketchBasis.of(small[2][part], max(COMPONENTS)) for name, part in PARTS.items()}
+    sketches = {name: basis.sketch(small[2]) for name, basis in bases.items()}
+    listed = {key: torch.empty_like(exact) for key in [*POOLED, *((name, n) for name in bases for n in COMPONENTS)]}
     for number in range(len(shared)):
         nothing, one = torch.zeros(vertex.shape[-1]), shared[number : number + 1]
         queries = torch.cat([
@@ -74,8 +78,13 @@ def measure(
             for n in range(count)
         ])  # fmt: skip
         members = (group == number).nonzero()[:, 0]
-        for key in SKETCHES:
-            listed[key][:, members] = map_products(sketch(pooled(queries, key[1]), basis[key]), rows[key][members])
+        for key in POOLED:
+            of = channel_rows(pooled(queries, key[1]), channels[key])
+            listed[key][:, members] = map_products(of, rows[key][members])
+        for name, basis in bases.items():
+            of = basis.sketch(pooled(queries))
+            for n in COMPONENTS:
+                listed[name, n][:, members] = of[:, :n] @ sketches[name][members, :n].T
         for part in members.split(256):
             exact[:, part] = map_products(queries.flatten(1), maps[part].flatten(1).float())
             rounded[:, part] = map_products(queries.flatten(1), maps[part].flatten(1))
@@ -91,11 +100,25 @@ def measure(
             f"bf16, top {top} shared: {100 * recall(rounded.topk(top).indices, exact.topk(top).indices).mean():.1f} %"
         )
     best, everybody = exact.topk(BEST).indices, torch.ones(len(maps), dtype=torch.bool)
-    for key in SKETCHES:
-        for share in (0.02, 0.05, 0.1, 0.2):
-            each = recall(shortlist(listed[key], everybody, share), best)
-            print(f"{key[0]} channels, {key[1]} x {key[1]} cells, {share:.0%} listed: recall@{BEST} "
-                  f"{100 * each.mean():.1f} %, worst query {100 * each.min():.0f} %")  # fmt: skip
+    for key, score in listed.items():
+        found = [recall(shortlist(score, everybody, length), best) for length in LENGTHS]
+        shown = (
+            f"{length}: {100 * each.mean():.1f} ({100 * each.min():.0f})"
+            for length, each in zip(LENGTHS, found, strict=True)
+        )
+        print(f"{key}, recall@{BEST} of a list of .. (worst query)", *shown, sep=", ", flush=True)
+    generator = torch.Generator().manual_seed(0)
+    score = listed["from all", 512]
+    for size in (len(maps) // 8, len(maps) // 4, len(maps) // 2, len(maps)):
+        needed = [wanted(score[:, part], exact[:, part]) for part in
+                  (torch.randperm(len(maps), generator=generator)[:size] for _ in range(4))]  # fmt: skip
+        print(f"a pool of {size}: recall 99 % wants a list of {sum(needed) / 4:.0f} (mean of 4 draws)")
+
+
+def wanted(score: torch.Tensor, exact: torch.Tensor) -> int:
+    """Shortest list whose mean recall is 99 %."""
+    place = score.argsort(1, descending=True).argsort(1).gather(1, exact.topk(BEST).indices)
+    return int(place.flatten().sort().values[math.ceil(0.99 * place.numel()) - 1]) + 1
 
 
 def recall(found: torch.Tensor, best: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from nvsm_lightning.features.backbone import STRIDE, Backbone
 from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.matching.feature_cache import FeatureCache
 from nvsm_lightning.matching.matcher import Anchors
+from nvsm_lightning.matching.shortlist import LISTED
 from nvsm_lightning.methods.neural_mesh import NeuralMesh
 from nvsm_lightning.metrics.pose import pose_error
 from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, object_scores
@@ -54,12 +55,12 @@ class MatchingSpec:
         same_group: also match pictures of the anchor's own group (sequence, object or CAD model), which is much easier.
             Where all pictures are of one group it tells nothing, and all are matched.
         gallery: anchors shown in the galleries; 0 draws none.
-        cache: folder that keeps feature maps of the pool (bf16, a quarter of a megabyte for a picture of 160 x 384):
+        cache: folder that keeps feature maps of the pool (bf16, 0.31 MB for a picture of 160 x 384):
             the next measurement of the same weights, crops and pictures does not read the pictures again. Empty: none.
         cache_gb: gigabytes that the folder may take; what was not used for longest is deleted.
         retrieval: "all" (every picture is scored for every anchor and shift) or "two_stage" (only those on a short list
-            by pooled, projected maps; needs ``cache``).
-        shortlist: with two_stage: share of the pool that is scored for each anchor and shift.
+            by sketches of the maps; needs ``cache``).
+        shortlist: with two_stage: pictures that are scored for each anchor and shift.
     """
 
     anchors: int = 7
@@ -75,13 +76,16 @@ class MatchingSpec:
     cache: str = ""
     cache_gb: float = 20.0
     retrieval: Literal["all", "two_stage"] = "all"
-    shortlist: float = 0.1
+    shortlist: int = LISTED
 
     def __post_init__(self) -> None:
         if self.anchors < 1 or self.top < 1 or self.gallery < 0 or not self.azimuths_deg:
             raise ConfigError(f"The matching experiment needs >= 1 anchor, top picture and azimuth shift; got {self}.")
-        if not 0 < self.shortlist <= 1 or self.cache_gb <= 0:
-            raise ConfigError(f"The matching experiment needs a shortlist in (0, 1] and cache_gb > 0; got {self}.")
+        if self.shortlist < self.top or self.cache_gb <= 0:
+            raise ConfigError(
+                f"The matching experiment needs a shortlist of at least {self.top} pictures (top) and cache_gb > 0; "
+                f"got {self}."
+            )
         if self.retrieval == "two_stage" and not self.cache:
             raise ConfigError(
                 "--retrieval two_stage reads the feature maps twice: give a folder for them with --cache."

@@ -31,12 +31,15 @@ class TwoStage:
 
     def __init__(self, shards: Shards, renderer: FeatureRenderer, length: int = LISTED, score: str = "area") -> None:
         self.shards, self.renderer, self.length, self.score = shards, renderer, length, score
-        position, cameras, pooled_maps = zip(*((p, s.camera, s.pooled) for p, s in shards() if len(p)), strict=True)
-        self.position = torch.cat(position)
-        self.camera, self.group = shared_cameras(Camera.stack(cameras))
+        parts = [(position, shard) for position, shard in shards() if len(position)]
+        self.position = torch.cat([position for position, _ in parts])
+        self.camera, self.group = shared_cameras(Camera.stack([shard.camera for _, shard in parts]))
         step = -(-len(self.position) // SAMPLE)
-        self.basis = SketchBasis.of(torch.cat([part[::step] for part in pooled_maps]).float())
-        self.sketches = torch.cat([self.basis.sketch(part.float()) for part in pooled_maps])
+        self.basis = SketchBasis.of(torch.cat([shard.pooled[::step] for _, shard in parts]).float())
+        sketches = []
+        while parts:  # a shard that is let go gives its pages back
+            sketches.append(self.basis.sketch(parts.pop(0)[1].pooled.float()))
+        self.sketches = torch.cat(sketches)
 
     def lists(
         self, anchor: Anchors, poses: Float[Tensor, "pose 3"], allowed: Bool[Tensor, " pool"]
@@ -71,7 +74,7 @@ class TwoStage:
             row.fill_(-1)[position] = torch.arange(len(position))
             for number, (anchor, listed) in enumerate(zip(each, lists, strict=True)):
                 pose, column = (row[listed] >= 0).nonzero(as_tuple=True)
-                for part in torch.arange(len(pose)).split(PAIRS):
+                for part in torch.arange(len(pose)).split(PAIRS) if len(pose) else ():
                     picture = listed[pose[part], column[part]]
                     of = row[picture]
                     maps, camera = shard.maps[of].to(poses.device), shard.camera[of].to(poses.device)

@@ -14,7 +14,7 @@ from nvsm_lightning.bench.speed_timing import Times, in_turns
 from nvsm_lightning.matching.grid_products import GridProducts, anchor_sources
 from nvsm_lightning.matching.matcher import Anchors, anchor_losses
 from nvsm_lightning.matching.products import area_queries, map_products
-from nvsm_lightning.matching.shortlist import pooled, principal_channels, shortlist, sketch
+from nvsm_lightning.matching.shortlist import LISTED, SAMPLE, SketchBasis, pooled, shortlist
 from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.pose.space import PoseSpace
 
@@ -23,7 +23,7 @@ PICTURES = 384
 POSES = (16, 64, 144)
 MATCHED = 16  # pictures of the E-step
 FEW = 4  # poses and pictures of the broadcast form, which writes every product to memory
-POOL, SHIFTS, SHARE, BEST = 320, 13, 0.1, 10
+POOL, DRAWN, SHIFTS, BEST = 4096, 256, 13, 10
 MAP = f"{SIZE[0]}x{SIZE[1]} maps of {CHANNELS} channels, CPU time"
 PEAK = "product, bf16, square: the machine's rate"
 
@@ -72,45 +72,62 @@ def _products(budget_s: float) -> list[Row]:
 
 def _two_stages(budget_s: float) -> list[Row]:
     """One picture synthesised at shifted azimuths against a pool: all by one product, and a short list first."""
-    pictures = make_pictures(POOL)
-    maps, camera, renderer = pictures.maps, pictures.camera[:1], pictures.renderer
-    vertex, seen = (part[0] for part in vertex_features(maps[:1], pictures.viewpoint[:1], camera, renderer))
+    pictures = make_pictures(DRAWN)
+    camera, renderer = pictures.camera[:1], pictures.renderer
+    vertex, seen = (part[0] for part in vertex_features(pictures.maps[:1], pictures.viewpoint[:1], camera, renderer))
     shift = torch.zeros(SHIFTS, 3)
     shift[:, 0] = torch.deg2rad(torch.linspace(-60, 60, SHIFTS))
     poses, nothing = pictures.viewpoint[:1] + shift, torch.zeros(CHANNELS)
-    queries, _ = area_queries(vertex, seen.float(), nothing, poses, camera, renderer)
-    small = pooled(maps)
-    basis = principal_channels(small)
-    rows, pool, rounded = sketch(small, basis), maps.flatten(1), maps.flatten(1).bfloat16()
-    allowed = torch.ones(POOL, dtype=torch.bool)
+    drawn = (poses, camera, renderer)
+    queries, _ = area_queries(vertex, seen.float(), nothing, *drawn)
+    queries, pool = queries.flatten(1), _mixed(pictures.maps)
+    basis = SketchBasis.of(torch.cat([pooled(part[::4].float()) for part in pool.split(64)])[:SAMPLE])
+    sketches = torch.cat([basis.sketch(pooled(part.float())) for part in pool.split(64)])
+    pool, allowed = pool.flatten(1), torch.ones(POOL, dtype=torch.bool)
+    whole = pool[:PICTURES].float()
 
     def listed() -> Tensor:
-        return shortlist(map_products(sketch(pooled(queries), basis), rows), allowed, SHARE)
+        few, _ = area_queries(vertex @ basis.channels, seen.float(), nothing[: basis.channels.shape[1]], *drawn)
+        return shortlist(map_products(basis.sketch_queries(few), sketches), allowed, LISTED)
 
     def two_stages() -> Tensor:
-        best = listed().unique()
-        return map_products(queries.flatten(1), rounded[best])
+        """Exact scores of what is listed, pair by pair: poses share few of their lists."""
+        return torch.stack([queries[pose] @ pool[one].float() for pose, row in enumerate(listed()) for one in row])
 
-    names = ("match, all, float32", "match, all, bf16", "match, short list and bf16")
-    times = in_turns(dict(zip(names, (
-        lambda: map_products(queries.flatten(1), pool), lambda: map_products(queries.flatten(1), rounded), two_stages,
-    ), strict=True)), budget_s)  # fmt: skip
-    exact = map_products(queries.flatten(1), pool)
-    what = f"{SHIFTS} shifted poses, {POOL} synthetic pictures, {MAP}"
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "match, all, float32": (lambda: map_products(queries, whole), PICTURES),
+        "match, all, bf16": (lambda: map_products(queries, pool[:PICTURES]), PICTURES),
+        "match, short list and exact": (two_stages, POOL),
+        "short list alone": (listed, POOL),
+    }
+    times = in_turns({name: way for name, (way, _) in ways.items()}, budget_s)
+    what = f"{SHIFTS} shifted poses, {POOL} pictures (mixtures of {DRAWN}), {MAP}"
     found: list[Row] = []
-    for name in names:
-        each = 1e6 / (SHIFTS * POOL)
+    for name, (_, count) in ways.items():
+        each = 1e6 / (SHIFTS * count)
         value = times[name].median * each
         ratio = found[0].value / value if found else None
         spread = (times[name].low * each, times[name].high * each)
-        found.append(Row(name, what, value, "us/pair", names[0] if found else "", ratio, spread))
-    bf16 = map_products(queries.flatten(1), rounded)
-    best = exact.topk(BEST).indices
-    short = listed()
+        found.append(Row(name, what, value, "us/pair", "match, all, float32" if found else "", ratio, spread))
+    exact = torch.cat([map_products(queries, part.float()) for part in pool.split(64)], 1)
+    best, short = exact.topk(BEST).indices, listed()
     share = f"{short.shape[1]} of {POOL} listed for a pose, {len(short.unique())} for all poses"
     found.append(Row(f"recall@{BEST} of the short list", f"{what}; {share}", _recall(short, best), "%"))
+    bf16 = map_products(queries, pool)
     name = f"top {BEST} of bf16 products"
     return [*found, Row(name, what, _recall(bf16.topk(BEST).indices, best), "%", note="shared with float32")]
+
+
+def _mixed(maps: Float[Tensor, "picture dim h w"]) -> Float[Tensor, "pool dim h w"]:
+    """The maps and, to fill the pool, mixtures of two of them in bf16: drawing a map is slow."""
+    generator = torch.Generator().manual_seed(1)
+    pool = torch.empty(POOL, *maps.shape[1:], dtype=torch.bfloat16)
+    pool[: len(maps)] = maps
+    for item in range(len(maps), POOL):
+        one, other = torch.randint(len(maps), (2,), generator=generator).tolist()
+        share = float(torch.rand(1, generator=generator))
+        pool[item] = torch.lerp(maps[one], maps[other], share)
+    return pool
 
 
 def _recall(found: Tensor, best: Float[Tensor, "query best"]) -> float:

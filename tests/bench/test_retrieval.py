@@ -69,19 +69,26 @@ def test_listed_pictures_get_the_exact_score_and_the_best_are_listed(scene, scor
     exact = score_shifts(maps, camera, anchor, poses, renderer, "vertex", score).T
     allowed = torch.ones(1, POOL, dtype=torch.bool)
     allowed[0, 0] = False
-    found = TwoStage(shards_of(maps, camera, {7}), renderer, 0.3, score).scores(anchor, poses[None], allowed)[0]
+    found = TwoStage(shards_of(maps, camera, {7}), renderer, 35, score).scores(anchor, poses[None], allowed)[0]
     listed = found.isfinite()
-    assert (listed.sum(1) == round(0.3 * (POOL - 2))).all() and not listed[:, [0, 7]].any()
+    assert (listed.sum(1) == 35).all() and not listed[:, [0, 7]].any()
     torch.testing.assert_close(found[listed], exact[listed], atol=3e-6, rtol=0)
     exact[:, [0, 7]] = -torch.inf
     assert found.nan_to_num(nan=-torch.inf).topk(3).indices.equal(exact.topk(3).indices)
 
 
-def test_two_stages_need_a_folder_and_a_share() -> None:
+def test_shards_of_which_nothing_is_listed_are_passed_over(scene) -> None:
+    renderer, camera, maps, anchor = scene
+    allowed = torch.ones(1, POOL, dtype=torch.bool)
+    found = TwoStage(shards_of(maps, camera), renderer, 1).scores(anchor, anchor.viewpoint[None], allowed)
+    assert found[0].isfinite().nonzero().tolist() == [[0, 0]]  # the anchor itself, in the first of three shards
+
+
+def test_two_stages_need_a_folder_and_room_for_the_best() -> None:
     with pytest.raises(ConfigError, match="--cache"):
         MatchingSpec(retrieval="two_stage")
-    with pytest.raises(ConfigError, match="shortlist in"):
-        MatchingSpec(shortlist=0.0)
+    with pytest.raises(ConfigError, match="shortlist of at least 3 pictures"):
+        MatchingSpec(shortlist=2)
 
 
 class Colours(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from nvsm_lightning.geometry.cameras import Camera, canonical_camera
 from nvsm_lightning.matching.products import area_queries, map_products
 from nvsm_lightning.matching.shared_cameras import shared_cameras
-from nvsm_lightning.matching.shortlist import pooled, principal_channels, shortlist, sketch
+from nvsm_lightning.matching.shortlist import SketchBasis, pooled, principal_channels, shortlist
 from nvsm_lightning.matching.synthesis import map_similarity, synthesise, vertex_features
 from nvsm_lightning.pose.likelihood import area_loss, gather_evidence
 from nvsm_lightning.pose.space import PoseSpace
@@ -90,34 +90,42 @@ def test_boxes_are_shared_when_they_fill_the_same_cells() -> None:
 
 
 def test_sketches_of_maps_of_few_channels_and_constant_blocks_lose_nothing() -> None:
+    """Nor do components, while there are as many of them as pictures; fewer lose least of all bases of that size."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randn(9, 3, 2, 5, generator=generator)
-    maps = torch.einsum("pchw,dc->pdhw", coarse, torch.randn(20, 3, generator=generator)).repeat_interleave(4, 2)
-    maps = maps.repeat_interleave(4, 3)
-    small = pooled(maps)
-    basis = principal_channels(small, 3)
-    torch.testing.assert_close(basis.T @ basis, torch.eye(3), atol=1e-5, rtol=0)
-    rows = sketch(small, basis)
-    exact = maps.flatten(1) @ maps.flatten(1).T
-    torch.testing.assert_close(16 * map_products(rows, rows), exact, rtol=1e-4, atol=1e-2)
-    assert rows.shape == (9, 3 * 2 * 5)
+    maps = torch.einsum("pchw,dc->pdhw", coarse, torch.randn(20, 3, generator=generator)).repeat_interleave(2, 2)
+    maps = maps.repeat_interleave(2, 3)
+    channels = principal_channels(pooled(maps), 3)
+    torch.testing.assert_close(channels.T @ channels, torch.eye(3), atol=1e-5, rtol=0)
+    basis, exact = SketchBasis.of(pooled(maps)), maps.flatten(1) @ maps.flatten(1).T
+    rows = basis.sketch(pooled(maps))
+    assert rows.shape == (9, 9)
+    torch.testing.assert_close(4 * map_products(rows, rows), exact, rtol=1e-4, atol=1e-2)
+    few = SketchBasis.of(pooled(maps), 4)
+    lost = (exact.trace() - 4 * few.sketch(pooled(maps)).square().sum()) / exact.trace()
+    assert lost.item() == pytest.approx((torch.linalg.eigvalsh(exact)[:-4].sum() / exact.trace()).item(), rel=1e-3)
 
 
 def test_short_lists_hold_the_best_of_the_allowed() -> None:
     score = torch.arange(200.0).repeat(2, 1) * torch.tensor([[1.0], [-1.0]])
     allowed = torch.ones(200, dtype=torch.bool)
     allowed[199] = False
-    best, worst = shortlist(score, allowed, 0.2)
+    best, worst = shortlist(score, allowed, 40)
     assert sorted(best.tolist()) == list(range(159, 199)) and sorted(worst.tolist()) == list(range(40))
-    assert shortlist(score[:, :20], allowed[:20], 0.2).shape == (2, 20)  # at least 32, or all
+    assert shortlist(score[:, :20], allowed[:20], 40).shape == (2, 20)  # all
 
 
 def test_real_pictures_are_found_among_the_listed(pictures) -> None:
-    """The best picture of a synthesised view heads its sketch list as well."""
+    """The best picture of a synthesised view heads its sketch list as well; drawn in few channels or in all."""
     vertex, seen = vertex_features(
         pictures.feature_map[:1], pictures.viewpoint[:1], pictures.camera[:1], pictures.renderer
     )
-    maps = synthesise(vertex[0], pictures.viewpoint[:2], pictures.camera[:2], pictures.renderer)
-    basis = principal_channels(pooled(pictures.feature_map), 16)
-    rows = map_products(sketch(pooled(maps), basis), sketch(pooled(pictures.feature_map), basis))
-    assert seen.any() and rows.argmax(1).tolist() == [0, 1]
+    basis = SketchBasis.of(pooled(pictures.feature_map))
+    few, maps = (
+        synthesise(of, pictures.viewpoint[:2], pictures.camera[:2], pictures.renderer)
+        for of in (vertex[0] @ basis.channels, vertex[0])
+    )
+    queries = basis.sketch_queries(few)
+    torch.testing.assert_close(queries, basis.sketch(pooled(maps)), rtol=1e-4, atol=1e-5)
+    score = map_products(queries, basis.sketch(pooled(pictures.feature_map)))
+    assert seen.any() and score.argmax(1).tolist() == [0, 1]
