@@ -72,7 +72,7 @@ class Evidence:
         shift = (stride - 1) / 2
         moved = ((values + shift) / stride for values in (principal, box, frame))
         camera = Camera(distance, focal / stride, *moved)
-        table = picked(self.table) if self.cells is None else None
+        table = None if self._table is None else picked(self._table)
         cells = None if self.cells is None else picked(self.cells)
         smaller = (-(-size[0] // stride), -(-size[1] // stride))
         return Evidence(table, picked(self.clutter), camera, cells, self.features), smaller
@@ -121,19 +121,41 @@ def object_scores(
     camera = evidence.camera.expanded(poses)
     if placement is not None:
         camera = placed(camera, placement.flatten(0, 1))
-    uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint.flatten(0, 1)), camera)
+    item, cell, vertex, weight, mask = _drawn(viewpoint.flatten(0, 1), camera, renderer)
+    # Flat look-ups into the table: only covered cells, no channel dimension.
+    hw, vertices = evidence.table.shape[1:]
+    line = (torch.div(item, poses, rounding_mode="floor") * hw + cell) * vertices
+    similarity = evidence.table.flatten()[line[:, None] + vertex]
+    scores = torch.zeros(batch * poses, hw, device=weight.device, dtype=weight.dtype)
+    scores = scores.index_put((item, cell), (weight * similarity).sum(-1))
+    return scores.view(batch, poses, hw), mask.view(batch, poses, hw)
+
+
+def shared_scores(
+    evidence: Evidence, viewpoint: Float[Tensor, "pose 3"], renderer: FeatureRenderer
+) -> tuple[Float[Tensor, "batch pose hw"], Bool[Tensor, "batch pose hw"]]:
+    """:func:`object_scores` at poses that are the same for all pictures, which have one camera: drawn once."""
+    camera = evidence.camera[:1].expanded(len(viewpoint))
+    item, cell, vertex, weight, mask = _drawn(viewpoint, camera, renderer)
+    batch, hw, vertices = evidence.table.shape
+    similarity = evidence.table.flatten(1)[:, (cell * vertices)[:, None] + vertex]
+    scores = torch.zeros(batch, len(viewpoint) * hw, device=weight.device, dtype=weight.dtype)
+    scores[:, item * hw + cell] = (weight * similarity).sum(-1)
+    return scores.view(batch, -1, hw), mask.flatten(1).expand(batch, -1, -1)
+
+
+def _drawn(
+    viewpoint: Float[Tensor, "pose 3"], camera: Camera, renderer: FeatureRenderer
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of every covered cell of every rendering: the rendering, the cell, the three vertices and their weights; and
+    which cells are covered [pose, h, w].
+    """
+    uvz = project(renderer.vertices, rotation_from_viewpoint(viewpoint), camera)
     face_id = rasterize(uvz.detach(), renderer.faces, renderer.size, renderer.engine, renderer.hides_its_back)
     mask = face_id >= 0
     item, row, column = mask.nonzero(as_tuple=True)
     vertex, weight = covered(uvz, renderer.faces, face_id, (item, row, column))
-    # Flat look-ups into the table: only covered cells, no channel dimension.
-    hw, vertices = evidence.table.shape[1:]
-    cell = row * renderer.size[1] + column
-    line = (torch.div(item, poses, rounding_mode="floor") * hw + cell) * vertices
-    similarity = evidence.table.flatten()[line[:, None] + vertex]
-    scores = torch.zeros(len(uvz), hw, device=uvz.device, dtype=weight.dtype)
-    scores = scores.index_put((item, cell), (weight * similarity).sum(-1))
-    return scores.view(batch, poses, hw), mask.view(batch, poses, hw)
+    return item, row * renderer.size[1] + column, vertex, weight, mask
 
 
 def pose_loss(
@@ -145,7 +167,10 @@ def pose_loss(
     """``1 - [mean_p max(s_obj, s_clu) - mean_p s_clu]`` over all cells, with s_obj = 0 where no face is (§2.8,
     step 4).
     """
-    score, _ = object_scores(evidence, viewpoint, renderer, placement)
+    return _pose_loss(evidence, *object_scores(evidence, viewpoint, renderer, placement))
+
+
+def _pose_loss(evidence: Evidence, score: Tensor, mask: Tensor) -> Float[Tensor, "batch pose"]:
     clutter = evidence.clutter[:, None]
     return 1 - (torch.maximum(score, clutter) - clutter).mean(-1)
 
@@ -159,7 +184,10 @@ def area_loss(
     """``1 - S``, with NVSM's S(F_theta', F_m) as a mean over the covered cells instead of all, so that poses of
     different silhouettes compare (§4.2), and the clutter similarity subtracted: a likelihood ratio against background.
     """
-    score, mask = object_scores(evidence, viewpoint, renderer, placement)
+    return _area_loss(evidence, *object_scores(evidence, viewpoint, renderer, placement))
+
+
+def _area_loss(evidence: Evidence, score: Tensor, mask: Tensor) -> Float[Tensor, "batch pose"]:
     ratio = (score - evidence.clutter[:, None]) * mask
     return 1 - ratio.sum(-1) / mask.sum(-1).clamp_min(1)
 
@@ -168,6 +196,14 @@ OBJECTIVES: dict[str, Callable[..., Float[Tensor, "batch pose"]]] = {
     "likelihood": pose_loss,
     "area": area_loss,
 }
+
+
+def shared_losses(
+    evidence: Evidence, viewpoint: Float[Tensor, "pose 3"], renderer: FeatureRenderer, objective: str
+) -> Float[Tensor, "batch pose"]:
+    """The loss of an objective at poses that are the same for all pictures, which have one camera."""
+    loss = {"likelihood": _pose_loss, "area": _area_loss}[objective]
+    return loss(evidence, *shared_scores(evidence, viewpoint, renderer))
 
 
 def occlusion_map(

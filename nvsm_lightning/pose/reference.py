@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence
+from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, shared_losses
 from nvsm_lightning.render.renderer import FeatureRenderer
 
 
@@ -12,11 +12,14 @@ def grid_losses_torch(
     evidence: Evidence, grid: Float[Tensor, "pose 3"], renderer: FeatureRenderer, objective: str, chunk: int
 ) -> Float[Tensor, "batch pose"]:
     """Loss of every picture at every pose; see :func:`.solver.grid_losses`."""
-    loss = OBJECTIVES[objective]
-    per_chunk = max(1, chunk // max(1, len(evidence)))
+    loss, batch = OBJECTIVES[objective], len(evidence)
+    parts = grid.split(max(1, chunk // max(1, batch)))
+    rows = (row.nan_to_num(nan=torch.inf) for row in evidence.camera.tensors()[:4])  # NaN: no box
+    shared = batch > 0 and all(bool((row == row[:1]).all()) for row in rows)
     with torch.no_grad():
-        parts = [loss(evidence, part.expand(len(evidence), -1, -1), renderer) for part in grid.split(per_chunk)]
-    return torch.cat(parts, 1)
+        if shared:
+            return torch.cat([shared_losses(evidence, part, renderer, objective) for part in parts], 1)
+        return torch.cat([loss(evidence, part.expand(batch, -1, -1), renderer) for part in parts], 1)
 
 
 def refine_torch(

@@ -188,6 +188,8 @@ def solve(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, setti
         settings.mode_distance_deg,
         device,
     )
+    if not fused(renderer, device):
+        _ = evidence.table  # refinement needs the whole of it, so that the grid may read its part from it
     seen, size = evidence.every(stride, renderer.size)
     loss = grid_losses(seen, grid, renderer.resized(size), settings.objective)
     start = grid[_distinct(loss, apart, min(modes, len(grid)))]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.geometry.meshes import Mesh
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, pose_loss
@@ -51,6 +52,20 @@ def test_grid_losses_are_those_of_the_objective_asked_for(scene) -> None:
     for name, objective in OBJECTIVES.items():
         expected = objective(scene.evidence, grid.expand(5, -1, -1), scene.renderer)
         assert torch.allclose(grid_losses(scene.evidence, grid, scene.renderer, name), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_pictures_of_one_camera_get_the_losses_they_would_get_alone(make_scene, objective) -> None:
+    """Plain torch draws the grid once for all of them; pictures of several cameras are drawn one by one."""
+    scene = make_scene([(20, 10, 5), (250, 15, 0), (130, 0, -5)])
+    renderer = FeatureRenderer(scene.mesh, scene.renderer.size, "torch")
+    one, grid = scene.camera[:1], SPACE.grid()[::9]
+    several = Camera(one.distance * torch.tensor([1.0, 1.1, 0.9]), *scene.camera.tensors()[1:])
+    for camera in (one.expanded(3), several):
+        evidence = Evidence(scene.evidence.table, scene.evidence.clutter, camera)
+        expected = OBJECTIVES[objective](evidence, grid.expand(3, -1, -1), renderer)
+        assert torch.equal(grid_losses(evidence, grid, renderer, objective), expected)
+        assert torch.allclose(grid_losses(evidence, grid, renderer, objective, chunk=4), expected, atol=1e-6)
 
 
 def test_grid_losses_do_not_depend_on_the_chunk(scene) -> None:
