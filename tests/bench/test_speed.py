@@ -43,6 +43,15 @@ def test_every_way_finds_the_poses_and_the_published_loop_agrees(pictures) -> No
     assert torch.rad2deg(viewpoint_error(dense, fused)) < 10  # 20 of 300 steps: the same hill, not its top
 
 
+def test_one_and_two_threads_are_timed_and_put_back(pictures, monkeypatch) -> None:
+    monkeypatch.setattr(speed_pose, "PICTURES", 3)
+    monkeypatch.setattr(speed_pose, "THREADED", 2)
+    before = torch.get_num_threads()
+    one, two = speed_pose._threads(pictures, "3 pictures", 0.0)
+    assert torch.get_num_threads() == before and two.baseline == one.name
+    assert two.ratio == pytest.approx(one.value / two.value) and 0 < two.value < math.inf
+
+
 def test_brute_force_and_embree_see_the_faces_of_the_engines() -> None:
     pytest.importorskip("embreex")
     mesh, viewpoint, uvz = speed_raster.views(1)
