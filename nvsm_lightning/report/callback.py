@@ -169,7 +169,8 @@ class RunReport(Callback):
             if posterior := outputs.get("posterior"):
                 picture = with_rose(picture, posterior, row, [float(outputs["viewpoint"][row, 0])])
             name = re.sub(r"[^\w.-]+", "_", keys[index] if index < len(keys) else str(index))
-            picture.save(make_folder(folder_of(trainer) / "media") / f"{name}.png")
+            # One picture for each predicted: the fastest compression, for files a twelfth larger.
+            picture.save(make_folder(folder_of(trainer) / "media") / f"{name}.png", compress_level=1)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = self.rows.gathered()

@@ -14,7 +14,7 @@ from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 Colour = tuple[int, int, int]
 PREDICTED: Colour = (255, 140, 0)  # orange and blue can be told apart with any colour vision
 TRUTH: Colour = (40, 150, 255)
-SUPERSAMPLING = 2  # lines of PIL are not smoothed: draw twice as large and shrink
+SUPERSAMPLING = 2  # lines of PIL are not smoothed: they are drawn twice as large and shrunk; the picture is not
 # Corners are numbered by the bits (x, y, z): 1 = high. The front looks along -y, so its corners have bit y = 0.
 EDGES = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 4), (1, 5), (2, 6), (3, 7))
 FRONT = (0, 1, 5, 4)
@@ -64,16 +64,16 @@ def overlay(
     A viewpoint that is not finite is not drawn.
     """
     picture = to_image(image)
+    canvas = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.BICUBIC)
+    canvas = canvas.convert("RGBA")
     scale = width * SUPERSAMPLING / picture.width
-    canvas = picture.resize((width * SUPERSAMPLING, round(picture.height * scale)), Image.Resampling.BICUBIC).convert(
-        "RGBA"
-    )
     for viewpoint, colour in poses:
         if not viewpoint.isfinite().all():
             continue
         corners, arrow, far = project_cuboid(mesh, viewpoint, camera.scaled(scale))
         tail, head = arrow.tolist()
-        layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
+        # Transparent in the colour itself: black would bleed into the edges when they are averaged.
+        layer = Image.new("RGBA", (canvas.width * SUPERSAMPLING, canvas.height * SUPERSAMPLING), (*colour, 0))
         draw = ImageDraw.Draw(layer)
         points = [tuple(corner) for corner in corners.tolist()]
         draw.polygon([points[corner] for corner in FRONT], fill=(*colour, 70))
@@ -83,8 +83,8 @@ def overlay(
             opacity, width_ = (110, stroke // 2) if hidden else (230, stroke)
             draw.line((*points[start], *points[end]), fill=(*colour, opacity), width=width_)
         _arrow(draw, tail, head, (*colour, 255), stroke + 2)
-        canvas = Image.alpha_composite(canvas, layer)
-    return canvas.convert("RGB").resize((width, round(canvas.height / SUPERSAMPLING)), Image.Resampling.LANCZOS)
+        canvas = Image.alpha_composite(canvas, layer.reduce(SUPERSAMPLING))
+    return canvas.convert("RGB")
 
 
 def captioned(picture: Image.Image, lines: Sequence[str], size: int = 13) -> Image.Image:

@@ -4,6 +4,7 @@ picture.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -150,7 +151,10 @@ def rose(
     for azimuth, colour in marks:
         if math.isfinite(azimuth):
             draw.line((*at(azimuth, inner), *at(azimuth, outer)), fill=colour, width=2 * SUPERSAMPLING)
-    return canvas.resize((size, size), Image.Resampling.LANCZOS)
+    return canvas.reduce(SUPERSAMPLING)
+
+
+_font = cache(ImageFont.load_default)  # reading it takes longer than drawing with it
 
 
 def with_rose(
@@ -166,5 +170,5 @@ def with_rose(
     flip = float(posterior["flip_mass"][row])
     if flip >= 0.005:
         text += f", flipped {100 * flip:.0f} %"
-    ImageDraw.Draw(canvas).text((picture.width + 10, size), text, "black", ImageFont.load_default(12))
+    ImageDraw.Draw(canvas).text((picture.width + 10, size), text, "black", _font(12))
     return canvas
