@@ -19,7 +19,8 @@ from nvsm_lightning.bench.speed_rows import Row, measurers
 from nvsm_lightning.bench.speed_tables import markdown, plot
 from nvsm_lightning.errors import ConfigError
 
-TEXT = """Measure the speed of rasterising, pose search, matching, training and prediction on this machine.
+TEXT = """Measure the speed of rasterising, pose search, matching, training (also in two
+processes) and prediction on this machine.
 
 Rivals are measured in turns in one process, as medians of CPU time with quartiles, so that a busy machine harms all
 alike; one thread unless --threads says otherwise. Pictures and features are synthetic.

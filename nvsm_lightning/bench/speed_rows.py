@@ -11,6 +11,7 @@ PARTS = {
     "pose": "nvsm_lightning.bench.speed_pose",
     "matching": "nvsm_lightning.bench.speed_matching",
     "training": "nvsm_lightning.bench.speed_training",
+    "scaling": "nvsm_lightning.bench.speed_scaling",
     "predict": "nvsm_lightning.bench.speed_predict",
 }
 
