@@ -46,6 +46,7 @@ def plot(rows: Mapping[str, Sequence[Row]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     panels = {part: [row for row in each if row.ratio] for part, each in rows.items()}
     panels = {part: each for part, each in panels.items() if each}
@@ -64,9 +65,12 @@ def plot(rows: Mapping[str, Sequence[Row]], path: Path) -> None:
         axis.set_yticks(range(len(each)), names, fontsize=8)
         axis.invert_yaxis()
         axis.set_xscale("log")
-        axis.margins(x=0.12)
+        axis.set_xlim(min(0.5, 0.6 * min(ratios)), max(2.0, 2.5 * max(ratios)))  # room for the numbers
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         baselines = sorted({row.baseline for row in each})
-        axis.set_title(f"{part}: times better than {', '.join(baselines)}"[:150], fontsize=9, loc="left")
+        of = baselines[0] if len(baselines) == 1 else "their baselines (see the table)"
+        axis.set_title(f"{part}: times better than {of}", fontsize=9, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
