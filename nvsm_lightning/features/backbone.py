@@ -40,6 +40,8 @@ class TrunkSpec:
             compute what one does. GPUs want more (and a batch size of as many or a multiple).
         last: where a ResNet ends: layer3, layer4 (random where the weights have none), or auto = layer4 where it is
             used (head upsample, classifiers, nearest) and the weights have it.
+        compile: compile the trunk with torch.compile when it first runs: a minute and a half on a CPU, which needs a
+            C++ compiler, then 1.2 times as fast. Rounds otherwise: resume a fit as it was begun.
     """
 
     name: str = "resnet18"
@@ -48,6 +50,7 @@ class TrunkSpec:
     train_batch_norm: bool = False
     chunk: int = 8
     last: str = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
@@ -71,6 +74,7 @@ class BackboneSpec(TrunkSpec):
         train_batch_norm: as TrunkSpec.
         chunk: as TrunkSpec.
         last: as TrunkSpec.
+        compile: as TrunkSpec.
         head: project or upsample, see :mod:`nvsm_lightning.features.backbone`.
         dim: channels of the feature map.
         center: subtract the mean feature of the training pictures before the last normalisation. Features after a ReLU
@@ -230,6 +234,8 @@ class PretrainedTrunk(nn.Module):
                 )
             for module in (stage, self.trunk.bn1) if name == "conv1" and hasattr(self.trunk, "bn1") else (stage,):
                 module.requires_grad_(False)
+        if self.spec.compile:
+            self.trunk.compile()  # in place: the names in checkpoints stay what they are
         # Now, not at the first E-step: Lightning's fit leaves the modes as they are, and a fit resumed inside an M-step
         # has no E-step ahead that would set them.
         self.train()

@@ -190,3 +190,17 @@ def test_the_packaged_weights_are_those_of_the_small_network() -> None:
     state, other = trained.trunk.state_dict(), random.trunk.state_dict()
     assert not any(torch.equal(state[name], other[name]) for name in state if "conv" in name)
     assert trained(picture()).isfinite().all()
+
+
+def test_a_compiled_trunk_computes_the_same_under_the_same_names(monkeypatch) -> None:
+    calls = []
+
+    def traced(module: nn.Module) -> None:  # dynamo's graph, run as it is: no C++ compiler, no minute of compiling
+        calls.append(type(module).__name__)
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")  # type: ignore[assignment]
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    plain, compiled = small(), small(compile=True)
+    assert calls == ["SmallTrunk"] and list(compiled.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(compiled(picture()), plain(picture()))
+    assert compiled(picture()).requires_grad
