@@ -68,13 +68,6 @@ class BackboneSpec(TrunkSpec):
     """Which network reads the pictures, and what makes a feature map of what it sees.
 
     Attributes:
-        name: as TrunkSpec.
-        weights: as TrunkSpec.
-        frozen: as TrunkSpec.
-        train_batch_norm: as TrunkSpec.
-        chunk: as TrunkSpec.
-        last: as TrunkSpec.
-        compile: as TrunkSpec.
         head: project or upsample, see :mod:`nvsm_lightning.features.backbone`.
         dim: channels of the feature map.
         center: subtract the mean feature of the training pictures before the last normalisation. Features after a ReLU
