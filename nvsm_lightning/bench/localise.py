@@ -23,6 +23,7 @@ from nvsm_lightning.errors import DataError
 from nvsm_lightning.features.backbone import STRIDE
 from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.methods.base import PoseMethod
+from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.methods.neural_mesh import NeuralMesh
 from nvsm_lightning.metrics.occlusion import mask_cells, occlusion_metrics
 from nvsm_lightning.report.results import write_json
@@ -31,16 +32,23 @@ FILE = "occluders.json"  # in the folder of the test
 BATCH = 16
 
 
-def load_method(checkpoint: Path) -> PoseMethod:
-    """The method of a checkpoint with its weights, on the CPU, in evaluation mode; no weight file is read."""
-    settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+def _settings(checkpoint: Path) -> dict[str, Any]:
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+
+
+def _class_of(settings: dict[str, Any]) -> type[PoseMethod]:
     module, name = settings["_class_path"].rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def load_method(checkpoint: Path) -> NeMo:
+    """NeMo or NVSM from a checkpoint with its weights, on the CPU, in evaluation mode; no weight file is read."""
+    settings = _settings(checkpoint)
     changed: dict[str, Any] = {}
     if isinstance(settings.get("backbone"), dict):
         changed["backbone"] = {**settings["backbone"], "weights": "none"}
-    method = getattr(importlib.import_module(module), name).load_from_checkpoint(
-        checkpoint, map_location="cpu", weights_only=True, **changed
-    )
+    method = _class_of(settings).load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True, **changed)
+    assert isinstance(method, NeMo)
     return method.eval()
 
 
@@ -66,8 +74,9 @@ def localise(run: Path, test: Path) -> dict[str, float] | None:
     kept = test / FILE
     if kept.is_file() and kept.stat().st_mtime > (test / "results.json").stat().st_mtime:
         return json.loads(kept.read_text(encoding="utf-8"))["metrics"]
-    model = getattr(load_method(checkpoint_of(run)), "model", None)
-    metrics = _measure(model, test) if isinstance(model, NeuralMesh) else None
+    checkpoint = checkpoint_of(run)
+    found = issubclass(_class_of(_settings(checkpoint)), NeMo)  # asked first: a rival's network need not be built
+    metrics = _measure(load_method(checkpoint).model, test) if found else None
     write_json(kept, {"metrics": metrics})
     return metrics
 
