@@ -16,8 +16,8 @@ COLUMNS = {
     "precision_10": ("within 10 deg, %", True),
     "precision_30": ("within 30 deg, %", True),
     "flip_180_rate": (">150 deg, %", False),
-    "pool_acc_10": ("whole pool within 10 deg, %", True),
-    "pool_acc_30": ("whole pool within 30 deg, %", True),
+    "pool_acc_10": ("all matched within 10 deg, %", True),
+    "pool_acc_30": ("all matched within 30 deg, %", True),
 }
 
 

@@ -17,9 +17,8 @@ CELLS = 2  # blocks of so many cells each way are averaged
 CHANNELS = 64  # principal channels that are kept
 COMPONENTS = 512  # numbers of a sketch
 SAMPLE = 2000  # pictures that the components are taken from
-LISTED = (
-    100  # pictures on a short list: the ten best are among 65 of 2,580; four times the pool wants half as many more
-)
+# Pictures on a short list: the ten best are among 65 of 2,580; four times the pool wants half as many more.
+LISTED = 100
 
 
 def pooled(maps: Float[Tensor, "picture dim h w"], cells: int = CELLS) -> Float[Tensor, "picture dim h2 w2"]:

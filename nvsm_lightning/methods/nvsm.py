@@ -201,13 +201,15 @@ class NVSM(NeMo):
         kept = error[labels.index]
         numbers = {"em/round": labels.round, "em/kept": len(labels) / max(1, len(viewpoint))}
         text = f"round {labels.round + 1}: {len(labels)} of {len(viewpoint)} pool pictures pseudo-labelled"
+        looked = int(viewpoint.isfinite().all(1).sum())  # fewer: damaged pictures, or trainer.em.pool_per_round
+        matched = "whole pool" if looked == len(viewpoint) else f"all {looked} that were matched"
         known = kept.isfinite()
         if known.any():
             for degrees in (10, 30):
                 numbers[f"em/precision_{degrees}"] = float((kept[known] < degrees).float().mean())
                 numbers[f"em/pool_acc_{degrees}"] = float((error[error.isfinite()] < degrees).float().mean())
             text += f"; within 30 degrees of the hidden truth: {100 * numbers['em/precision_30']:.1f} %"
-            text += f" (whole pool {100 * numbers['em/pool_acc_30']:.1f} %)"
+            text += f" ({matched}: {100 * numbers['em/pool_acc_30']:.1f} %)"
         for name, (share, precision) in by_source([record.source for record in data.pool], labels.index, kept).items():
             numbers |= {f"em/kept_{name}": share, f"em/precision_30_{name}": precision}
             text += f"; of {name} {100 * share:.1f} % kept, {100 * precision:.1f} % of them within 30 degrees"

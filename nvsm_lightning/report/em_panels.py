@@ -65,7 +65,7 @@ class EMPanels(Callback):
         known = seen & truth[:, 0].isfinite()
         if known.any():
             azimuth = matches["viewpoint"][:, 0]
-            parts = (("kept", known & matches["kept"]), ("whole pool", known))
+            parts = (("kept", known & matches["kept"]), ("all matched", known))
             panels = [(f"{name}: {int(part.sum())}", confusion(azimuth[part], truth[part, 0])) for name, part in parts]
             save("azimuth", confusion_picture(panels, title))
         pool = data.pool_dataloader().dataset  # type: ignore[attr-defined]
