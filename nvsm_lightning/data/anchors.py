@@ -1,4 +1,6 @@
-"""Which pictures are labelled: drawn over azimuth, at random, by features of unlabelled pictures, or from a list."""
+"""Which pictures are labelled: drawn over azimuth or whole viewpoints, at random, by features of unlabelled pictures,
+or from a list.
+"""
 
 import warnings
 from collections import Counter
@@ -11,11 +13,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from nvsm_lightning.data.labels import draw_labels, read_label_list
+from nvsm_lightning.data.labels import draw_labels, draw_views, enough, read_label_list
 from nvsm_lightning.data.record import Record, viewpoints
 from nvsm_lightning.errors import ConfigError, DataError
 
-WAYS = ("spread", "random", "kmeans", "manual:FILE")
+WAYS = ("spread", "views", "random", "kmeans", "manual:FILE")
 CANDIDATES = 2000  # k-means looks at no more pictures than these, drawn at random
 COMPONENTS = 64
 RESTARTS = 20
@@ -26,7 +28,7 @@ Features = Callable[[list[Record]], Float[Tensor, "picture dim"]]
 
 def check_way(way: str, label_list: str | None) -> str:
     """``way``, or ``manual:`` of a label list, which is the same; ConfigError if it is none, or two at once."""
-    if way not in WAYS[:3] and way in ("manual:", way.removeprefix("manual:")):
+    if way not in WAYS[:-1] and way in ("manual:", way.removeprefix("manual:")):
         raise ConfigError(f"--data.anchors must be one of {', '.join(WAYS)}; got {way!r}.")
     if label_list is None:
         return way
@@ -35,11 +37,13 @@ def check_way(way: str, label_list: str | None) -> str:
     return f"manual:{label_list}"
 
 
-def choose_anchors(way: str, records: list[Record], count: int, seed: int, features: Features) -> list[Record]:
+def choose_anchors(
+    way: str, records: list[Record], count: int, seed: int, features: Features, mirror: bool
+) -> list[Record]:
     """The ``count`` pictures of the train part that count as labelled.
 
-    ``spread`` and the list choose among the pictures with labels, ``random`` draws from them; ``kmeans`` chooses among
-    all, and asks for the labels it misses.
+    ``spread``, ``views`` and the list choose among the pictures with labels, ``random`` draws from them; ``kmeans``
+    chooses among all, and asks for the labels it misses. ``mirror``: the category is symmetric.
 
     Raises:
         DataError: too few pictures, a list that does not fit, or a choice that has no labels yet.
@@ -63,17 +67,11 @@ def choose_anchors(way: str, records: list[Record], count: int, seed: int, featu
     elif way == "random":
         enough(len(known), count)
         index = _random(len(known), count, seed)
+    elif way == "views":
+        index = draw_views(viewpoints(known), count, seed, [record.group for record in known], mirror)
     else:
         index = draw_labels(viewpoints(known)[:, 0], count, seed, [record.group for record in known])
     return [known[position] for position in index.tolist()]
-
-
-def enough(total: int, count: int) -> None:
-    """DataError if there are fewer pictures than labels asked for."""
-    if count > total:
-        raise DataError(
-            f"{count} labels were asked for, but the train part has only {total} of them; lower --data.labels."
-        )
 
 
 def centred(features: Float[Tensor, "picture dim"], group: list[str]) -> Float[Tensor, "picture dim"]:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import DataError
-from nvsm_lightning.geometry.viewpoints import wrap_angle
+from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, viewpoint_error, wrap_angle
 
 ANCHORS = 7  # the smallest published label set (NVSM): nested draws start with as many equally spaced azimuths
 NEAREST = 5  # a wanted azimuth is filled at random from this many nearest pictures
@@ -31,10 +31,7 @@ def draw_labels(
         DataError: there are fewer pictures than asked for.
     """
     total = len(azimuth)
-    if count > total:
-        raise DataError(
-            f"{count} labels were asked for, but the train part has only {total} of them; lower --data.labels."
-        )
+    enough(total, count)
     generator = Generator().manual_seed(seed)
     phase = torch.rand(1, generator=generator).item() * 2 * math.pi
     # Steps of three sevenths of a turn, so that fewer than 7 labels are spread too.
@@ -46,15 +43,56 @@ def draw_labels(
         target = wanted[len(order)] if len(order) < ANCHORS else _widest_gap(azimuth[order], generator)
         distance = wrap_angle(azimuth - target).abs().masked_fill(~free, math.inf)
         nearest = distance.topk(min(NEAREST, int(free.sum())), largest=False).indices.tolist()
-        if group is not None:
-            fewest = min(used[group[index]] for index in nearest)
-            nearest = [index for index in nearest if used[group[index]] == fewest]
-        chosen = nearest[int(torch.randint(len(nearest), (1,), generator=generator))]
+        chosen = _of_fewest(nearest, group, used, generator)
         free[chosen] = False
-        if group is not None:
-            used[group[chosen]] += 1
         order.append(chosen)
     return torch.tensor(order, dtype=torch.int64)
+
+
+def draw_views(
+    viewpoint: Float[Tensor, "record 3"], count: int, seed: int, group: list[str], mirror: bool
+) -> Int64[Tensor, " count"]:
+    """Positions of ``count`` pictures spread over whole viewpoints (radians), for objects seen from many elevations:
+    the first of one seeded order, whose every next picture is far from all before it (and, of symmetric objects, from
+    their mirror images). Far = drawn at random from the 5 farthest, those of the least drawn ``group`` first.
+
+    Raises:
+        DataError: there are fewer pictures than asked for.
+    """
+    enough(len(viewpoint), count)
+    generator = Generator().manual_seed(seed)
+    distance = torch.full((len(viewpoint),), math.inf)
+    used: Counter[str] = Counter()
+    order: list[int] = []
+    while len(order) < count:
+        far = distance.topk(min(NEAREST, len(distance) - len(order))).indices.tolist()
+        candidates = far if order else list(range(len(distance)))
+        chosen = _of_fewest(candidates, group, used, generator)
+        order.append(chosen)
+        twins = (viewpoint[chosen], mirror_viewpoint(viewpoint[chosen])) if mirror else (viewpoint[chosen],)
+        for twin in twins:
+            distance = torch.minimum(distance, viewpoint_error(viewpoint, twin))
+        distance[order] = -math.inf
+    return torch.tensor(order, dtype=torch.int64)
+
+
+def enough(total: int, count: int) -> None:
+    """DataError if there are fewer pictures than labels asked for."""
+    if count > total:
+        raise DataError(
+            f"{count} labels were asked for, but the train part has only {total} of them; lower --data.labels."
+        )
+
+
+def _of_fewest(candidates: list[int], group: list[str] | None, used: Counter[str], generator: Generator) -> int:
+    """One of the candidates at random, of the groups that are least ``used``, which is counted up."""
+    if group is not None:
+        fewest = min(used[group[index]] for index in candidates)
+        candidates = [index for index in candidates if used[group[index]] == fewest]
+    chosen = candidates[int(torch.randint(len(candidates), (1,), generator=generator))]
+    if group is not None:
+        used[group[chosen]] += 1
+    return chosen
 
 
 def _widest_gap(azimuth: Float[Tensor, " drawn"], generator: Generator) -> float:

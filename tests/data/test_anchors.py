@@ -82,7 +82,7 @@ def test_a_list_is_a_list(folder, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"anchors": "clever"}, "one of spread, random, kmeans, manual:FILE; got 'clever'"),
+        ({"anchors": "clever"}, "one of spread, views, random, kmeans, manual:FILE; got 'clever'"),
         ({"anchors": "manual:"}, "got 'manual:'"),
         ({"anchors": "kmeans", "label_list": "x.txt"}, "label_list fixes the labelled pictures"),
     ],

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nvsm_lightning.data.labels import draw_labels, read_label_list, write_label_list
+from nvsm_lightning.data.labels import draw_labels, draw_views, read_label_list, write_label_list
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import DataError
+from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, viewpoint_error
 
 
 def gaps(azimuth: torch.Tensor) -> torch.Tensor:
@@ -71,3 +72,27 @@ def test_a_hash_inside_of_a_key_is_no_comment(tmp_path):
     records = [Record(tmp_path / key, key, "car", "train", (0.0, 0.0, 0.0)) for key in keys]
     write_label_list(tmp_path / "labels.txt", records[1:])
     assert read_label_list(tmp_path / "labels.txt", records, 1).tolist() == [1]
+
+
+def hemisphere() -> tuple[torch.Tensor, list[str]]:
+    """Five objects, each seen from 8 azimuths at 4 elevations."""
+    views = [(azimuth, elevation) for elevation in (0, 30, 60, 90) for azimuth in range(0, 360, 45)]
+    rows = [(math.radians(azimuth), math.radians(elevation), 0.0) for _ in range(5) for azimuth, elevation in views]
+    return torch.tensor(rows), [f"object {number}" for number in range(5) for _ in views]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_views_are_spread_over_elevations_and_objects_and_nested(seed) -> None:
+    viewpoint, group = hemisphere()
+    drawn = draw_views(viewpoint, 20, seed, group, True)
+    assert len(set(drawn.tolist())) == 20
+    assert torch.equal(draw_views(viewpoint, 7, seed, group, True), drawn[:7])
+    seven = viewpoint[drawn[:7]]
+    both = torch.cat((seven, mirror_viewpoint(seven)))
+    furthest = viewpoint_error(viewpoint[:, None], both[None]).amin(1).max()
+    over_azimuth = viewpoint[draw_labels(viewpoint[:, 0], 7, seed, group)]
+    both = torch.cat((over_azimuth, mirror_viewpoint(over_azimuth)))
+    assert furthest < viewpoint_error(viewpoint[:, None], both[None]).amin(1).max()
+    assert len({group[index] for index in drawn[:5].tolist()}) >= 4
+    with pytest.raises(DataError, match="only 160"):
+        draw_views(viewpoint, 161, seed, group, True)
