@@ -3,13 +3,15 @@
 import csv
 import importlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 import nvsm_lightning.data
@@ -25,11 +27,14 @@ from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.methods.base import PoseMethod
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.methods.neural_mesh import NeuralMesh
-from nvsm_lightning.metrics.occlusion import mask_cells, occlusion_metrics
+from nvsm_lightning.metrics.occlusion import HIDDEN, SEEN, mask_cells, occluder_iou, occlusion_metrics
+from nvsm_lightning.report.gallery import contact_sheet
+from nvsm_lightning.report.overlays import PREDICTED, TRUTH, captioned, tinted
 from nvsm_lightning.report.results import write_json
 
 FILE = "occluders.json"  # in the folder of the test
 BATCH = 16
+SHOWN = 12  # pictures in media/occlusion.png of the test
 
 
 def _settings(checkpoint: Path) -> dict[str, Any]:
@@ -88,8 +93,36 @@ def _measure(model: NeuralMesh, test: Path) -> dict[str, float]:
     poses = predicted(test)
     if missing := [key for key in poses if key not in records]:
         raise DataError(f"{test} tested {missing[0]}, which is not there any more; remove {test} and test again.")
-    tensors = zip(*(_maps(model, records, poses, keys, crop) for keys in _batches(list(poses))), strict=True)
-    return occlusion_metrics(*(torch.cat(list(part)) for part in tensors))
+    keys = list(poses)
+    tensors = zip(*(_maps(model, records, poses, part, crop) for part in _batches(keys)), strict=True)
+    occlusion, occluder, region = (torch.cat(list(part)) for part in tensors)
+    shown = range(0, len(keys), max(1, len(keys) // SHOWN))[:SHOWN]
+    pictures = [canonical_crop(records[keys[place]].image, records[keys[place]], crop)[0] for place in shown]
+    places = torch.tensor(shown)
+    sheet = occlusion_sheet(pictures, occlusion[places], occluder[places], region[places])
+    (test / "media").mkdir(exist_ok=True)
+    sheet.save(test / "media" / "occlusion.png")
+    return occlusion_metrics(occlusion, occluder, region)
+
+
+def occlusion_sheet(
+    pictures: Sequence[UInt8[Tensor, "3 height width"]],
+    occlusion: Float[Tensor, "picture h w"],
+    occluder: Bool[Tensor, "picture h w"],
+    region: Bool[Tensor, "picture h w"],
+) -> Image.Image:
+    """Pairs of pictures: what the occlusion map says of the object at the estimated pose, and what is true."""
+    drawn = []
+    for picture, said, hidden, object_ in zip(pictures, occlusion, occluder, region, strict=True):
+        found = tinted(picture, [(said == SEEN, TRUTH), (said == HIDDEN, PREDICTED)], STRIDE, 288)
+        true = tinted(picture, [(object_ & ~hidden, TRUTH), (object_ & hidden, PREDICTED)], STRIDE, 288)
+        both = Image.new("RGB", (2 * found.width + 4, found.height), "white")
+        both.paste(found)
+        both.paste(true, (found.width + 4, 0))
+        iou = occluder_iou(said[None], hidden[None], object_[None]).item()
+        drawn.append(captioned(both, ["nothing hidden" if math.isnan(iou) else f"IoU {100 * iou:.0f} %"]))
+    title = "Occlusion map at the estimated pose (left) and truth (right): object seen blue, object hidden orange"
+    return contact_sheet(drawn, title, columns=3)
 
 
 def predicted(test: Path) -> dict[str, tuple[float, float, float]]:

@@ -7,7 +7,7 @@ from torch.nn.functional import avg_pool2d
 
 from nvsm_lightning.errors import DataError
 
-HIDDEN = 2  # label of an occlusion map: 0 background, 1 object seen, 2 object hidden
+SEEN, HIDDEN = 1, 2  # labels of the object in an occlusion map; 0 is the background
 
 
 def mask_cells(mask: Bool[Tensor, "batch height width"], stride: int) -> Bool[Tensor, "batch h w"]:

@@ -207,12 +207,12 @@ def shared_losses(
 
 
 def occlusion_map(
-    evidence: Evidence, viewpoint: Float[Tensor, "batch 3"], renderer: FeatureRenderer
+    evidence: Evidence, viewpoint: Float[Tensor, "batch 3"], renderer: FeatureRenderer, hidden_below: float = -1.0
 ) -> Float[Tensor, "batch h w"]:
     """0 = background, 1 = object seen, 2 = object hidden: a covered cell is seen iff ``s_obj > s_clu`` (§2.2,
-    §2.8 step 7).
+    §2.8 step 7) and ``s_obj > hidden_below``; -1 leaves the paper's rule alone.
     """
     score, mask = object_scores(evidence, viewpoint[:, None], renderer)
-    hidden = score[:, 0] <= evidence.clutter
+    hidden = score[:, 0] <= evidence.clutter.clamp_min(hidden_below)
     labels = torch.where(mask[:, 0], 1.0 + hidden, 0.0)
     return labels.view(-1, *renderer.size)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 Colour = tuple[int, int, int]
 PREDICTED: Colour = (255, 140, 0)  # orange and blue can be told apart with any colour vision
 TRUTH: Colour = (40, 150, 255)
+TINT = 120  # of 255: what lies below is still seen
 SUPERSAMPLING = 2  # lines of PIL are not smoothed: they are drawn twice as large and shrunk; the picture is not
 # Corners are numbered by the bits (x, y, z): 1 = high. The front looks along -y, so its corners have bit y = 0.
 EDGES = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 4), (1, 5), (2, 6), (3, 7))
@@ -84,6 +85,25 @@ def overlay(
             draw.line((*points[start], *points[end]), fill=(*colour, opacity), width=width_)
         _arrow(draw, tail, head, (*colour, 255), stroke + 2)
         canvas = Image.alpha_composite(canvas, layer.reduce(SUPERSAMPLING))
+    return canvas.convert("RGB")
+
+
+def tinted(
+    image: Float[Tensor, "3 height width"],
+    cells: Sequence[tuple[Bool[Tensor, "h w"], Colour]],
+    stride: int,
+    width: int = 384,
+) -> Image.Image:
+    """The picture (RGB in 0..1), ``width`` pixels wide, with a tint over the map cells of each (mask, colour)."""
+    picture = to_image(image)
+    size = (width, round(picture.height * width / picture.width))
+    canvas = picture.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
+    for mask, colour in cells:
+        opacity = (mask.cpu().to(torch.uint8) * TINT).numpy()
+        spread = Image.fromarray(opacity).resize((mask.shape[1] * stride, mask.shape[0] * stride), Image.Resampling.BOX)
+        layer = Image.new("RGBA", size, (*colour, 0))
+        layer.putalpha(spread.resize(size, Image.Resampling.NEAREST))
+        canvas = Image.alpha_composite(canvas, layer)
     return canvas.convert("RGB")
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from nvsm_lightning.features.reading import similarity_table
@@ -149,6 +150,23 @@ def test_the_occlusion_map_marks_an_occluded_patch(scene) -> None:
     assert (middle & covered).flatten(1).any(1).all()
     expected = torch.where(covered, torch.where(middle, 2.0, 1.0), 0.0)
     assert torch.equal(labels, expected)
+
+
+def test_what_looks_like_neither_object_nor_clutter_is_hidden_below_a_similarity(scene) -> None:
+    _, mask = object_scores(scene.evidence, scene.viewpoint[:, None], scene.renderer)
+    covered = mask[:, 0].view(-1, *scene.renderer.size)
+    middle = torch.zeros_like(covered)
+    middle[:, 5:11, 17:22] = True
+    # a feature a little like the object and against the clutter: the paper's rule takes it for the object
+    mean = nnf.normalize(scene.features.mean(0), dim=0)
+    strange = nnf.normalize(0.2 * mean - scene.clutter, dim=0)
+    feature_map = torch.where(middle[:, None], strange[None, :, None, None], scene.feature_map)
+    evidence = gather_evidence(feature_map, scene.features, scene.clutter, scene.camera)
+    papers = occlusion_map(evidence, scene.viewpoint, scene.renderer)
+    ours = occlusion_map(evidence, scene.viewpoint, scene.renderer, 0.45)
+    assert (papers[middle & covered] == 2).float().mean() < 0.5
+    assert (ours[middle & covered] == 2).all()
+    assert torch.equal(ours[~middle], papers[~middle])
 
 
 def test_tables_are_float32_and_poses_exact_under_autocast(scene) -> None:
