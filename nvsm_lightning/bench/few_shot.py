@@ -1,5 +1,6 @@
 """``nvsm bench few-shot``: methods at several numbers of labels over several label draws, in one table."""
 
+import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,28 +31,37 @@ one, by_category, has each of them, their plain mean, and their mean weighted by
 """
 
 
-def run(words: Sequence[str], check: Check | None = None) -> int:
-    """Run the bench; ``check`` parses arguments of ``nvsm fit`` before the first fit begins."""
-    options_of = parser("few-shot", USAGE, TEXT)
+def add_variants(options_of: argparse.ArgumentParser, methods: str) -> None:
+    """The options that say which variants there are, with the default ``methods``."""
     options_of.add_argument("--labels", default="7,20,50", help="Numbers of labelled pictures.")
     options_of.add_argument(
         "--methods",
-        default="nemo,nvsm",
+        default=methods,
         help="Files of configs/methods without .yaml, or paths of YAML files; the first is the base of differences.",
     )
+    options_of.add_argument(
+        "--without",
+        default="",
+        help="What is not fitted, as labels/method, comma between: 2600/nvsm where 2600 labels leave no pool.",
+    )
+
+
+def run(words: Sequence[str], check: Check | None = None) -> int:
+    """Run the bench; ``check`` parses arguments of ``nvsm fit`` before the first fit begins."""
+    options_of = parser("few-shot", USAGE, TEXT)
+    add_variants(options_of, "nemo,nvsm")
     options_of.add_argument(
         "--categories", default=None, help="Names, comma between, or a YAML file {name: [options of its fits]}."
     )
     options_of.add_argument("--runs", default=None, help="Folders of finished fits, comma between, not made again.")
     options, further = options_of.parse_known_args(list(words))
     shared = common(options, further)
-    labels = numbers(options.labels, "--labels")
-    files = {path.stem: path for path in map(method_file, options.methods.split(","))}
+    variants = plan(options, shared.arguments)
     categories = read_categories(options.categories)
     if categories and len(shared.folds) > 1:
         raise ConfigError("--categories and --folds do not go together.")
     folds = tuple((*shared.folds[0], *words) for words in categories.values()) or shared.folds
-    study = Study(plan(labels, files, shared.arguments), shared.seeds, folds, tuple(categories))
+    study = Study(variants, shared.seeds, folds, tuple(categories))
     collected = study.run(shared.out, shared.parallel, check, given_runs(study, run_folders(options.runs)))
     write_tables(study, collected, shared.tables, "Few-shot bench", with_published=True)
     if categories:
@@ -92,8 +102,18 @@ def write_categories(study: Study, collected: Sequence[Collected], folder: Path)
     write_split(long_sheet(title, "labels", parts, rows, notes), rows, "labels", parts, folder, "by_category")
 
 
-def plan(labels: Sequence[int], methods: dict[str, Path], arguments: Sequence[str]) -> tuple[Variant, ...]:
-    """One variant for each number of labels and method."""
+def plan(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Variant, ...]:
+    """One variant for each number of labels and method of :func:`add_variants`, but for those left out.
+
+    Raises:
+        ConfigError: an unknown method, or something left out that would not be there.
+    """
+    labels = numbers(options.labels, "--labels")
+    files = {path.stem: path for path in map(method_file, options.methods.split(","))}
+    pairs = {f"{count}/{name}": (count, name, file) for count in labels for name, file in files.items()}
+    left_out = [word.strip() for word in options.without.split(",") if word.strip()]
+    if unknown := [word for word in left_out if word not in pairs]:
+        raise ConfigError(f"--without {unknown[0]}: expected labels/method of this bench, such as {next(iter(pairs))}.")
     return tuple(
         Variant(
             name,
@@ -102,8 +122,8 @@ def plan(labels: Sequence[int], methods: dict[str, Path], arguments: Sequence[st
             # files are read before options and the later wins: the method's stands after those of the user
             (*arguments, "--config", str(file), "--data.labels", str(count)),
         )
-        for count in labels
-        for name, file in methods.items()
+        for pair, (count, name, file) in pairs.items()
+        if pair not in left_out
     )
 
 

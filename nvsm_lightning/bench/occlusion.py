@@ -10,10 +10,10 @@ from pathlib import Path
 import yaml
 
 from nvsm_lightning.bench import jobs
-from nvsm_lightning.bench.few_shot import method_file, plan
+from nvsm_lightning.bench.few_shot import add_variants, plan
 from nvsm_lightning.bench.finished import Condition, given_runs, run_tests
 from nvsm_lightning.bench.localise import data_of, localise
-from nvsm_lightning.bench.options import common, numbers, parser, run_folders
+from nvsm_lightning.bench.options import common, parser, run_folders
 from nvsm_lightning.bench.published import OCCLUSION
 from nvsm_lightning.bench.sheets import Line, Sheet, csv_text
 from nvsm_lightning.bench.split_tables import (
@@ -54,9 +54,7 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
     """Run the bench; ``check`` parses arguments of ``nvsm fit`` and tells their whole configuration."""
     options, further = _parser().parse_known_args(list(words))
     shared = common(options, further)
-    labels = numbers(options.labels, "--labels")
-    files = {path.stem: path for path in map(method_file, options.methods.split(","))}
-    study = Study(plan(labels, files, shared.arguments), shared.seeds, shared.folds)
+    study = Study(plan(options, shared.arguments), shared.seeds, shared.folds)
     levels = options.levels.split(",")
     conditions = [condition(level, shared.out, options) for level in levels]
     given = given_runs(study, run_folders(options.runs))
@@ -72,8 +70,7 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("occlusion", USAGE, TEXT)
-    made.add_argument("--labels", default="7,20,50", help="Numbers of labelled pictures.")
-    made.add_argument("--methods", default="nemo,nvsm,res50_general,starmap,nearest", help="As for few-shot.")
+    add_variants(made, "nemo,nvsm,res50_general,starmap,nearest")
     made.add_argument("--levels", default=",".join(LEVELS), help="Besides L0: L1, L2, L3 or FGL1_BGL1 ... FGL3_BGL3.")
     made.add_argument("--runs", default=None, help="Folders of finished fits, comma between, that are not made again.")
     made.add_argument("--occluded", default=None, help="Folder of L1/, L2/, ...; default: OUT/occluded.")

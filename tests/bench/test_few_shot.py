@@ -1,5 +1,6 @@
 """The few-shot bench over stand-in fits, and once over real ones."""
 
+import argparse
 import csv
 import json
 import re
@@ -88,8 +89,8 @@ def test_precision_is_that_of_the_kept_labels(fake_fit, tmp_path):  # noqa: F811
 
 
 def test_each_fit_gets_its_own_options_and_all_fits_the_further_ones(tmp_path):
-    methods = {name: few_shot.method_file(name) for name in ("nemo", "nvsm")}
-    variants = few_shot.plan([7, 20], methods, ("--config", "a.yaml", "--data.root", "x"))
+    options = argparse.Namespace(labels="7,20", methods="nemo,nvsm", without="")
+    variants = few_shot.plan(options, ("--config", "a.yaml", "--data.root", "x"))
     plan = study.Study(variants, (0, 4), (("--data.val_sequences=[1]",), ("--data.val_sequences=[2]",)))
     jobs = plan.jobs()
     assert len({job.name for job in jobs}) == len(jobs) == 2 * 2 * 2 * 2
@@ -99,10 +100,17 @@ def test_each_fit_gets_its_own_options_and_all_fits_the_further_ones(tmp_path):
     assert [job.name.split("/")[-2] for job in jobs[:8]] == ["seed_0"] * 8, "a whole draw before the next one"
 
 
+def test_what_is_left_out_is_not_fitted():
+    options = argparse.Namespace(labels="7,2600", methods="nemo,nvsm", without="2600/nvsm")
+    names = [variant.folder for variant in few_shot.plan(options, ())]
+    assert names == ["labels_07/nemo", "labels_07/nvsm", "labels_2600/nemo"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--methods", "nemo,nvms", "--out", "x"], "Did you mean 'nvsm'"),
+        (["--labels", "7", "--without", "20/nvsm", "--out", "x"], "--without 20/nvsm: expected labels/method"),
         (["--labels", "7,many", "--out", "x"], "--labels 7,many: expected"),
         (["--seeds", "0", "--out", "x"], "--seeds 0: expected"),
         (["--data.labels", "3", "--out", "x"], "--data.labels is set by the bench"),
