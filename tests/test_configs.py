@@ -185,3 +185,15 @@ def test_every_fold_is_understood(name, parse):
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_the_other_commands_read_the_same_files(parse, command):
     assert parse(command, *files("car_7shot"))["model"]["class_path"].endswith("NVSM")
+
+
+@pytest.mark.parametrize(
+    ("labels", "method", "warmup", "epochs"),
+    [(7, "nvsm", 0, 12), (49, "nvsm", 0, 12), (50, "nvsm", 12, 24), (50, "nemo", 0, 12)],
+)
+def test_many_labels_are_trained_on_before_the_first_e_step(parse, labels, method, warmup, epochs):
+    words = ["--data.labels", str(labels), "--trainer.em.many_labels", "50"]
+    config = parse("fit", *files("car_7shot", "datasets/stanford_cars", f"methods/{method}"), *words)
+    for _ in range(2):  # the configuration that a run keeps asks for no more
+        lightning_cli.NVSMCLI._warm_up(config)
+        assert (config["trainer.em.warmup_epochs"], config["trainer.max_epochs"]) == (warmup, epochs)

@@ -20,6 +20,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 
 from nvsm_lightning.cli import guard
 from nvsm_lightning.cli.checkpoints import check_category, read_hyper_parameters, without_weight_file
@@ -29,6 +30,7 @@ from nvsm_lightning.cli.run_folder import choose_run_folder
 from nvsm_lightning.errors import ConfigError, NVSMError, WeightsError
 from nvsm_lightning.report.callback import RunReport
 from nvsm_lightning.report.em_panels import EMPanels
+from nvsm_lightning.training.schedule import EMSchedule
 
 BASE = Path(__file__).with_name("base.yaml")
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -153,6 +155,8 @@ class NVSMCLI(LightningCLI):
             check_category(path, read_hyper_parameters(path), config.get("data.init_args.category"))
 
     def instantiate_classes(self) -> None:
+        if self.subcommand == "fit":
+            self._warm_up(self.config["fit"])
         clean = self.config.clone()[self.subcommand]
         clean["run_dir"] = clean["trainer.default_root_dir"] = None  # what starts from config.yaml is another run
         self.run_folder = self._fill_run_folder(self.config[self.subcommand])
@@ -160,6 +164,20 @@ class NVSMCLI(LightningCLI):
         if clean.get("trainer.precision") == "auto":
             clean["trainer.precision"] = self.trainer.precision  # a resumed fit must not choose anew
         self.config[self.subcommand].update(clean)
+
+    @staticmethod
+    def _warm_up(config: Namespace) -> None:
+        """Add the epochs on the labels alone that their number asks for; the configuration that is kept has them."""
+        em, labels = config.get("trainer.em"), config.get("data.init_args.labels")
+        if not isinstance(em, Namespace) or not isinstance(labels, int) or config.get("trainer.max_epochs") is None:
+            return
+        if further := EMSchedule(**em.as_dict()).further_warmup(labels):
+            config["trainer.em.warmup_epochs"] += further
+            config["trainer.max_epochs"] += further
+            rank_zero_info(
+                f"{labels} labelled pictures: {config['trainer.em.warmup_epochs']} epochs on them before the first "
+                f"E-step, {config['trainer.max_epochs']} in all (--trainer.em.many_labels 0: no such rule)"
+            )
 
     def _fill_run_folder(self, config: Namespace) -> Path:
         wanted = config.get("run_dir") or config.get("trainer.default_root_dir")

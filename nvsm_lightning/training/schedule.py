@@ -16,6 +16,10 @@ class EMSchedule:
         warmup_epochs: epochs on the labels alone before the first E-step. 0 = the first E-step uses the untrained
             (pretrained)
             features: better with few labels, as training on 7 pictures first locks in their front/back confusions.
+        many_labels: from so many labelled pictures on, ``nvsm fit`` warms up for at least ``many_warmup_epochs``, and
+            ``trainer.max_epochs`` grows by what that adds; 0 = never. Many labels teach more than frozen features know:
+            a first E-step on these would spoil what they teach.
+        many_warmup_epochs: see ``many_labels``.
         keep_rounds: keep the weights that each E-step starts from, as checkpoints/round_XX.ckpt (XX rounds behind
             them), for `nvsm match`. A fit is resumed from last.ckpt, not from these.
         pool_per_round: pool pictures that an E-step looks at, others in every round until all had their turn; 0 = the
@@ -27,6 +31,8 @@ class EMSchedule:
     warmup_epochs: int = 0
     keep_rounds: bool = False
     pool_per_round: int = 0
+    many_labels: int = 0
+    many_warmup_epochs: int = 12
 
     def __post_init__(self) -> None:
         if self.rounds < 0 or self.epochs_per_round < 1 or self.warmup_epochs < 0 or self.pool_per_round < 0:
@@ -39,6 +45,11 @@ class EMSchedule:
         """The round whose E-step comes just before ``epoch``, or None."""
         number, rest = divmod(epoch - self.warmup_epochs, self.epochs_per_round)
         return number if rest == 0 and 0 <= number < self.rounds else None
+
+    def further_warmup(self, labels: int) -> int:
+        """Epochs on the labels alone that ``labels`` labelled pictures ask for beyond ``warmup_epochs``."""
+        many = self.rounds and 0 < self.many_labels <= labels
+        return max(0, self.many_warmup_epochs - self.warmup_epochs) if many else 0
 
     @property
     def last_start(self) -> int:
