@@ -39,6 +39,7 @@ class TapHead(nn.Module):
         self.tap = tap
 
     def forward(self, taps: list[Tensor]) -> Tensor:
+        """The tap at the size of the finest one, as unit vectors."""
         part = nnf.normalize(taps[self.tap], dim=1)
         return nnf.interpolate(part, taps[0].shape[-2:], mode="bilinear", align_corners=False)
 

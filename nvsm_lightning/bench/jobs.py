@@ -265,6 +265,7 @@ class _Board:
         self.live.stop()
 
     def ended(self, process: _Process, good: bool) -> None:
+        """Count a job that has ended, and print a line about it."""
         seconds = time.monotonic() - process.began
         self.seconds += [seconds] if good else []
         self.done, self.failed = self.done + good, self.failed + (not good)
@@ -276,6 +277,7 @@ class _Board:
         )
 
     def show(self, running: list[_Process], waiting: int) -> None:
+        """What runs, how far the bench is and about how long the rest takes."""
         now = time.monotonic()
         elapsed = [now - process.began for process in running]
         lines = [f"  {one.job.name}  running {_clock(time)}" for one, time in zip(running, elapsed, strict=True)]

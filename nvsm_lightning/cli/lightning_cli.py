@@ -106,6 +106,7 @@ class NVSMCLI(LightningCLI):
     """LightningCLI with run folders, always-present report and checkpoint callbacks, and a test after every fit."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The options beyond Lightning's own."""
         parser.add_argument("--name", type=str, default="nvsm", help="Name of the run: runs/<name>/<time>.")
         parser.add_argument(
             "--run_dir",
@@ -134,6 +135,7 @@ class NVSMCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
+        """The four commands, each with the arguments of its method that are no options."""
         # What is skipped here would stand in config.yaml, and `nvsm test --config <fit>/config.yaml` must accept that
         # file.
         common = {"model", "dataloaders", "datamodule", "verbose", "return_predictions"}
@@ -143,6 +145,7 @@ class NVSMCLI(LightningCLI):
         }
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and keep the names of the configuration files."""
         self.config = parser.parse_args(args)  # the original warns when sys.argv is there as well
         self.files = split_arguments(list(args))[1]
 
@@ -155,6 +158,7 @@ class NVSMCLI(LightningCLI):
             check_category(path, read_hyper_parameters(path), config.get("data.init_args.category"))
 
     def instantiate_classes(self) -> None:
+        """Build everything inside the run folder; the configuration that is kept names no folder of this run."""
         if self.subcommand == "fit":
             self._warm_up(self.config["fit"])
         clean = self.config.clone()[self.subcommand]
@@ -204,6 +208,7 @@ class NVSMCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def before_fit(self) -> None:
+        """Say where the run lies and which settings were left out; make the embedded set if it is wanted."""
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
             print(f"run folder: {self.run_folder}", flush=True)
             if names := left_out(self.files, self.config[self.subcommand]["model"]):
@@ -313,6 +318,7 @@ def quiet() -> None:
 
     class NoTips(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
+            """Whether a line is no advertisement."""
             text = record.getMessage()
             return not any(word in text for word in ("litlogger", "litmodels", "Tip:", "TPU available"))
 

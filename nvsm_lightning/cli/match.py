@@ -94,11 +94,13 @@ class MatchCLI(NVSMCLI):
     checkpoints: list[Path]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The options of the experiment, too."""
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(MatchingSpec, None)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
+        """The one command, with the arguments that are no options."""
         return {"match": {"model", "datamodule", "experiment"}}
 
     def _parse_ckpt_path(self) -> None:

@@ -156,6 +156,7 @@ class ProjectHead(nn.Module):
         nn.init.orthogonal_(self.project.weight.view(dim, -1))
 
     def forward(self, taps: list[Tensor]) -> Tensor:
+        """The projected taps at the size of the finest one."""
         size = taps[0].shape[-2:]
         parts = [nnf.normalize(taps[0], dim=1)]
         for tap in taps[1:]:
@@ -187,6 +188,7 @@ class UpsampleHead(nn.Module):
         self.project = nn.Conv2d(below, dim, 1, bias=False)
 
     def forward(self, taps: list[Tensor]) -> Tensor:
+        """The decoded map at the size of the finest tap."""
         x = self.bottom(taps[-1])
         for up, skip in zip(self.ups, taps[-2::-1], strict=True):
             x = up(torch.cat((skip, nnf.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=True)), 1))

@@ -74,6 +74,7 @@ class Res50General(PoseMethod):
         return two_rates(trunk, head, *rates, self.weight_decay, self.milestones)
 
     def on_fit_start(self) -> None:
+        """Say which stage is read: it depends on the weights."""
         spec, parts = self.backbone.spec, self.backbone.parts
         rank_zero_info(
             f"{self.name}: {spec.name} up to {self.backbone.stage}, pooled over {parts[0]} x {parts[1]} parts"

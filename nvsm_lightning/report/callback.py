@@ -49,6 +49,7 @@ class RunReport(Callback):
     # ------------------------------------------------------------------ fit
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down which pictures are labelled."""
         data = data_of(trainer)
         if trainer.is_global_zero and hasattr(data, "write_label_list"):
             data.write_label_list(folder_of(trainer) / "tables" / "labels.txt")
@@ -56,14 +57,17 @@ class RunReport(Callback):
     # ------------------------------------------------------------------ test
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with no picture."""
         self.rows = PictureRows()
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
+        """Keep the poses of a batch."""
         self.rows.add(outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write results, tables and pictures of the test."""
         rows = self.rows.gathered()
         if not trainer.is_global_zero:
             return
@@ -159,6 +163,7 @@ class RunReport(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
+        """Keep the poses of a batch and draw them."""
         self.rows.add(outputs)
         if not self.overlays:
             return
@@ -173,6 +178,7 @@ class RunReport(Callback):
             picture.save(make_folder(folder_of(trainer) / "media") / f"{name}.png", compress_level=1)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the poses of all pictures."""
         rows = self.rows.gathered()
         if not trainer.is_global_zero:
             return

@@ -41,9 +41,11 @@ class EMPanels(Callback):
         self.rounds: dict[int, dict[str, float]] = {}
 
     def state_dict(self) -> dict[str, Any]:
+        """The numbers of the rounds so far: a resumed fit goes on with its panels."""
         return {"rounds": self.rounds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The counterpart of :meth:`state_dict`."""
         self.rounds = dict(state_dict["rounds"])
 
     def on_e_step_end(self, trainer: Trainer, pl_module: LightningModule, number: int) -> None:

@@ -37,11 +37,13 @@ class MovingAverage(WeightAveraging):
         super().__init__(avg_fn=partial(average, decay))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the averaged model where training takes place."""
         self._device = trainer.strategy.root_device  # the model itself is moved there only later
         super().setup(trainer, pl_module, stage)
 
     @torch.no_grad()
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Move the average; means of unit vectors are made unit vectors again."""
         super().on_train_batch_end(*args, **kwargs)
         assert self._average_model is not None
         for module in self._average_model.modules():
@@ -61,6 +63,7 @@ class MovingAverage(WeightAveraging):
                 method.refill_bank(trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over the average of a checkpoint."""
         if self._average_model is not None:  # else nothing is trained, and the weights loaded are the average
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 

@@ -89,6 +89,7 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any, features: Tensor, vertex: Tensor, share: Tensor, means: Tensor, clutter: Tensor, near: Tensor,
         settings: ContrastSettings,
     ) -> Tensor:  # fmt: skip
+        """The summed loss; its gradient is worked out while the logits are there."""
         kind, count, weight = _product_type(features), len(means), settings.clutter_weight
         entropy, gradient = torch.empty_like(share), torch.empty_like(features)
         bank_slope = (
@@ -123,6 +124,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients that the forward pass has kept."""
         features, means, clutter = (*(incoming * each for each in ctx.saved_tensors), None, None)[:3]
         return features, None, None, means, clutter, None, None
 
