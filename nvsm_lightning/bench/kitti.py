@@ -8,6 +8,7 @@ from typing import Any
 
 from nvsm_lightning.bench.finished import Condition, find_runs, run_tests
 from nvsm_lightning.bench.jobs import read_results
+from nvsm_lightning.bench.options import run_folders
 from nvsm_lightning.bench.published import KITTI, LABELS
 from nvsm_lightning.bench.sheets import Line, Sheet
 from nvsm_lightning.bench.split_tables import SHORT, SHOWN, WEIGHTED, SplitRow, common_notes, split_row, write_split
@@ -35,7 +36,7 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
     """Run the bench; it fits nothing, so there is nothing to ``check``."""
     options, further = _parser().parse_known_args(list(words))
     out = Path(options.out).expanduser()
-    runs = {run.resolve(): results for run, results in find_runs([Path(name).expanduser() for name in options.runs])}
+    runs = {run.resolve(): results for run, results in find_runs(run_folders(",".join(options.runs)))}
     if not runs:
         raise ConfigError(f"--runs: no finished fit lies below {', '.join(options.runs)}.")
     names = run_names(list(runs))
@@ -53,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="nvsm bench kitti", usage=f"nvsm bench kitti {USAGE}", description=TEXT, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    made.add_argument("--runs", action="append", required=True, help="Finished fits: folders; may be repeated.")
+    made.add_argument(
+        "--runs", action="append", required=True, help="Finished fits: folders, comma between; may be repeated."
+    )
     made.add_argument("--parallel", type=int, default=1, help="Tests at a time; the cores are divided among them.")
     made.add_argument("--out", required=True, help="Folder of the tests and tables. The same command goes on in it.")
     return made
