@@ -200,6 +200,8 @@ def pose_posterior(scored: ScoredPoses, free: Bool[Tensor, "3"], temperature: fl
     """
     order = scored.mode_loss.nan_to_num(torch.inf).argsort(1)  # of modes at one place the best counts
     grid, mode = scored.grid.double(), scored.mode.double().gather(1, order[..., None].expand(-1, -1, 3))
+    # Refined beyond a pole: the elevations end there, and no Gaussian has any of its mass between the poles.
+    mode[..., 1] = mode[..., 1].clamp(-math.pi / 2, math.pi / 2)
     place = [grid[:, angle].unique(return_inverse=True) for angle in range(3)]
     axes = [make_axis(values, angle) for angle, (values, _) in enumerate(place)]
     position = tuple(index for _, index in place)

@@ -151,3 +151,13 @@ def test_the_density_of_rendered_pictures_peaks_at_the_truth(scene):
     assert (truth > math.log(100)).all()
     near = viewpoint_error(posterior.draws(), scene.viewpoint[:, None].double()) < math.radians(15)
     assert (near.double().mean(1) > 0.5).all()
+
+
+def test_a_mode_that_was_refined_beyond_the_pole_has_a_distribution():
+    space = PoseSpace(azimuths=12, elevations_deg=[0.0, 45.0, 90.0], thetas_deg=[0.0], free=["azimuth", "elevation"])
+    found = scored(space)
+    found.mode[..., 1] = math.radians(130)
+    posterior = pose_posterior(found, space.free_mask(), 0.001)
+    assert posterior.mode_mass.sum() > 0.01
+    drawn = posterior.draws(256)
+    assert drawn.isfinite().all() and posterior.log_density(drawn).isfinite().all()
