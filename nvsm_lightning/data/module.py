@@ -46,9 +46,8 @@ class PoseData(LightningDataModule):
         labels: number of labelled pictures, drawn from the train part.
         label_list: file of keys, one a line, whose first ``labels`` are the labelled pictures (as written by an earlier
             run); the same as ``anchors`` manual:FILE.
-        anchors: which pictures are labelled: "spread" (over azimuth and groups, as a person would choose), "views" (the
-            same over whole viewpoints, for objects seen from many elevations), "random", "kmeans" (by features of the
-            untrained network, without any label) or "manual:FILE".
+        anchors: which pictures are labelled: "spread" (over azimuth and groups), "views" (over whole viewpoints),
+            "random", "kmeans" (by features of the untrained network, without any label) or "manual:FILE".
         label_seed: seed of the label draw; by default that of --seed_everything.
         crop: shape and scale of the crops.
         mirror: the category is left-right symmetric: mirror images of labelled pictures are labels for free.
@@ -140,12 +139,11 @@ class PoseData(LightningDataModule):
         self._everything = self.read(parts.existing(self.root, "--data.root"))
         finished = stage in ("validate", "test", "predict")
         if self.anchors == "kmeans" and finished:  # the checkpoint will say which pictures were labelled
-            self._divide([], stage)
-            return
+            return self._divide([], stage)
         known = sum(record.part in ("train", "") and record.viewpoint is not None for record in self._everything)
         count = min(self.labels, known) if finished else self.labels  # a finished model needs none
-        chosen = choose_anchors(self.anchors, self._everything, count, self.seed, self._described, self.mirror)
-        self._divide(chosen, stage)
+        way = self.anchors, self._everything, count, self.seed, self._described, self.mirror
+        self._divide(choose_anchors(*way), stage)
 
     def _divide(self, chosen: list[Record], stage: str | None) -> None:
         """Make the parts of the data set, given the labelled pictures; check them."""

@@ -36,6 +36,7 @@ from nvsm_lightning.training.contrast import (
     draw_background,
     near_vertices,
     pair_loss,
+    shares_of_pairs,
 )
 
 
@@ -393,15 +394,3 @@ class _Entry:
     weight: Float[Tensor, " pair"]
     noise: Float[Tensor, "noise dim"]
     share: float
-
-
-def shares_of_pairs(pairs: Float[Tensor, " part"], world: int) -> Float[Tensor, " part"]:
-    """The number of (picture, vertex) pairs of each part of the batch over the mean number of all parts of all
-    ``world`` processes: weighted so, the mean of the parts' losses is the mean over all pairs of the whole batch.
-    """
-    if world * len(pairs) == 1:
-        return torch.ones_like(pairs)
-    total = pairs.sum()
-    if world > 1:
-        torch.distributed.all_reduce(total)
-    return pairs * (world * len(pairs)) / total.clamp_min(1e-8)

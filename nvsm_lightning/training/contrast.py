@@ -157,3 +157,15 @@ def draw_background(
     grown = nnf.max_pool2d(covered.float()[:, None], 3, 1, 1)[:, 0]
     chosen = (order + 1.0 * ~shown + 2 * grown).flatten(1).argsort(1)[:, :count]
     return cells(feature_map).gather(1, chosen[..., None].expand(-1, -1, feature_map.shape[1])).flatten(0, 1)
+
+
+def shares_of_pairs(pairs: Float[Tensor, " part"], world: int) -> Float[Tensor, " part"]:
+    """The number of (picture, vertex) pairs of each part of the batch over the mean number of all parts of all
+    ``world`` processes: weighted so, the mean of the parts' losses is the mean over all pairs of the whole batch.
+    """
+    if world * len(pairs) == 1:
+        return torch.ones_like(pairs)
+    total = pairs.sum()
+    if world > 1:
+        torch.distributed.all_reduce(total)
+    return pairs * (world * len(pairs)) / total.clamp_min(1e-8)
