@@ -56,6 +56,20 @@ def pose_metrics(error: Float[Tensor, " picture"]) -> dict[str, float]:
     }
 
 
+def legacy_sqrt2_metrics(error: Float[Tensor, " picture"]) -> dict[str, float]:
+    """Accuracies and median as older viewpoint toolboxes have them, for comparison with their tables alone.
+
+    They take MATLAB's ``norm(logm(R)) / sqrt(2)``, which is the spectral norm where the Frobenius norm was meant, so
+    that every error comes out sqrt(2) too small: 30 degrees count as 21.2, and ACC pi/6 is the share below 42.4
+    degrees (Render for CNN and those who took over its code).
+
+    Raises:
+        DataError: if no error is known.
+    """
+    small = pose_metrics(error / math.sqrt(2))
+    return {f"{name}_legacy_sqrt2": small[name] for name in ("acc_pi_6", "acc_pi_18", "med_err_deg")}
+
+
 def azimuth_metrics(predicted: Float[Tensor, " picture"], truth: Float[Tensor, " picture"]) -> dict[str, float]:
     """``azimuth_mae_deg`` and ``azimuth_median_deg``: mean and median absolute azimuth difference, wrapped, in degrees.
 

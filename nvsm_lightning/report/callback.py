@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Subset
 
 from nvsm_lightning.geometry.meshes import Mesh
 from nvsm_lightning.geometry.viewpoints import wrap_angle
-from nvsm_lightning.metrics.pose import azimuth_metrics, pose_error, pose_metrics
+from nvsm_lightning.metrics.pose import azimuth_metrics, legacy_sqrt2_metrics, pose_error, pose_metrics
 from nvsm_lightning.report.gallery import contact_sheet, worst_median_best
 from nvsm_lightning.report.overlays import PREDICTED, TRUTH, captioned, overlay
 from nvsm_lightning.report.posterior import posterior_columns, posterior_section, posterior_table, with_rose
@@ -100,6 +100,7 @@ class RunReport(Callback):
             "n_labels": len(labelled),
             "seed": seed,
             **measure(error, seed),
+            **legacy_sqrt2_metrics(error),
             **azimuth_metrics(rows.viewpoint[:, 0], rows.truth[:, 0]),
             "seconds_per_image": rows.seconds_per_image,
             "groups": group_metrics(getattr(data, "test", []), rows, error),

@@ -9,6 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+LEGACY = ("acc_pi_6_legacy_sqrt2", "acc_pi_18_legacy_sqrt2", "med_err_deg_legacy_sqrt2")
 HEADERS = ("method", "labels", "seed", "pictures", "ACC pi/6", "ACC pi/18", "median", "mean", ">150 deg")
 
 
@@ -62,19 +63,22 @@ def rich_table(rows: Sequence[Row], title: str, caption: str = "") -> Table:
 
 
 def csv_table(rows: Sequence[Row]) -> str:
-    """The table as CSV with plain numbers: one column a metric and two an interval."""
+    """The table as CSV with plain numbers: one column a metric and two an interval; at the end those of
+    :func:`nvsm_lightning.metrics.pose.legacy_sqrt2_metrics`, where they were measured.
+    """
     keys = ("acc_pi_6", "acc_pi_18", "med_err_deg", "mean_err_deg", "flip_180_rate")
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     bounds = [name for key in keys for name in (key, f"{key}_low", f"{key}_high")]
-    writer.writerow(["method", "n_labels", "seed", "n_images", *bounds])
+    writer.writerow(["method", "n_labels", "seed", "n_images", *bounds, *LEGACY])
     for row in rows:
         numbers = []
         for key in keys:
             interval = row.metrics.get("interval", {}).get(key, ("", ""))
             numbers += [row.metrics[key], *interval]
+        legacy = [row.metrics.get(name, "") for name in LEGACY]
         seed = "" if row.seed is None else row.seed
-        writer.writerow([row.method, row.labels, seed, row.metrics["n_images"], *numbers])
+        writer.writerow([row.method, row.labels, seed, row.metrics["n_images"], *numbers, *legacy])
     return file.getvalue()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nvsm_lightning.errors import DataError
-from nvsm_lightning.metrics.pose import azimuth_metrics, pose_error, pose_metrics
+from nvsm_lightning.metrics.pose import azimuth_metrics, legacy_sqrt2_metrics, pose_error, pose_metrics
 
 
 def radians(*rows):
@@ -74,3 +74,13 @@ def test_azimuth_metrics_wrap_equal_the_slow_twin_and_punish_nan():
     assert got["azimuth_mae_deg"] == pytest.approx(sum(slow) / 101)
     assert got["azimuth_median_deg"] == pytest.approx(slow[50])
     assert azimuth_metrics(torch.tensor([math.nan]), torch.tensor([0.0]))["azimuth_mae_deg"] == pytest.approx(180)
+
+
+def test_the_historical_metric_counts_30_degrees_as_21():
+    error = torch.tensor([30.0, 42.0, 43.0, 14.0]).deg2rad()
+    generator = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 0]]) * error[0]  # log of a rotation by 30 degrees about z
+    spectral = torch.linalg.matrix_norm(generator, 2) / math.sqrt(2)
+    assert math.degrees(spectral) == pytest.approx(21.213, abs=1e-3)
+    assert legacy_sqrt2_metrics(error[:1])["med_err_deg_legacy_sqrt2"] == pytest.approx(21.213, abs=1e-3)
+    found = legacy_sqrt2_metrics(error)
+    assert found["acc_pi_6_legacy_sqrt2"] == 75 and found["acc_pi_18_legacy_sqrt2"] == 25
