@@ -62,6 +62,7 @@ def frozen_contenders(spec: BackboneSpec, names: Sequence[str], seed: int = 0) -
 
 def _frozen(spec: BackboneSpec, name: str, seed: int) -> Contender:
     def build() -> Backbone:
+        """The untrained network."""
         torch.manual_seed(seed)  # the projection of a network does not depend on what was built before it
         if name == "random":
             return Backbone(replace(spec, weights="none", head="project"))
@@ -90,6 +91,7 @@ def trained_contender(name: str, spec: BackboneSpec, state: dict[str, Tensor], e
     own = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
 
     def build() -> Backbone:
+        """The network with the weights that a fit has trained."""
         backbone = Backbone(replace(spec, weights="none"))
         try:
             backbone.load_state_dict(own)

@@ -233,6 +233,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
         return
 
     def interrupt(number: int, frame: Any) -> None:
+        """SIGTERM ends the work as Ctrl-C does."""
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -222,6 +222,7 @@ def occluder_sheet(lines: Sequence[Mapping[str, object]]) -> Sheet:
              "visible called hidden, %", "pictures")  # fmt: skip
 
     def line(row: Mapping[str, object]) -> Line:
+        """One method at one level."""
         shares = [100 * float(str(row[key])) for key in ("occluder_iou", "occluder_iou_all_hidden")]
         shares += [float(str(row[key])) for key in ("hidden_as_hidden", "seen_as_hidden")]
         words = (str(row["labels"]), str(row["method"]), str(row["level"]))

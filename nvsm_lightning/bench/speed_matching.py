@@ -87,6 +87,7 @@ def _two_stages(budget_s: float) -> list[Row]:
     whole = pool[:PICTURES].float()
 
     def listed() -> Tensor:
+        """The poses that the sketches list for every map."""
         few, _ = area_queries(vertex @ basis.channels, seen.float(), nothing[: basis.channels.shape[1]], *drawn)
         return shortlist(map_products(basis.sketch_queries(few), sketches), allowed, LISTED)
 

@@ -89,12 +89,14 @@ def rivals(model: NeuralMesh, batch: dict[str, Any], low: bool) -> dict[str, Cal
     chunks = model.backbone.spec.chunks(BATCH)
 
     def backward(loss_of: Callable[[], Tensor]) -> None:
+        """One loss with its gradients, in the precision of the row."""
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             loss = loss_of()
         loss.backward()
         model.zero_grad()
 
     def part(start: int, step: int) -> Tensor:
+        """The backbone alone on every ``step``-th picture."""
         torch.clear_autocast_cache()
         return (model.backbone(image[start::step]) * slope[start::step]).sum()
 
@@ -135,6 +137,7 @@ def _loader(folder: Path, size: Size, budget_s: float) -> list[Row]:
     }
 
     def shown(memory: CropMemory, augmentation: Augmentation | None) -> Callable[[], None]:
+        """What loads the pictures once, with or without augmentation."""
         viewpoint = torch.tensor([record.viewpoint for record in records])
         crops = Crops(records, spec, memory)
         dataset = PoseDataset(crops, torch.arange(len(records)), viewpoint, augmentation=augmentation)

@@ -185,6 +185,7 @@ def _cells(pictures: Pictures, terms: list[tuple[float, Tensor]], seed: int) -> 
         ]
 
         def statistic(sample: Tensor, key: str = key) -> Tensor:
+            """The metric, or the difference of two, over resampled pictures."""
             times = pictures.resampled(sample)
             parts = [sign * measure(key, error, weight, times).mean(1) for sign, error, weight in weighted]
             return torch.stack(parts).sum(0)

@@ -173,7 +173,8 @@ class NVSMCLI(LightningCLI):
     def _warm_up(config: Namespace) -> None:
         """Add the epochs on the labels alone that their number asks for; the configuration that is kept has them."""
         em, labels = config.get("trainer.em"), config.get("data.init_args.labels")
-        if not isinstance(em, Namespace) or not isinstance(labels, int) or config.get("trainer.max_epochs") is None:
+        endless = config.get("trainer.max_epochs") in (None, -1)
+        if not isinstance(em, Namespace) or not isinstance(labels, int) or endless:
             return
         if further := EMSchedule(**em.as_dict()).further_warmup(labels):
             config["trainer.em.warmup_epochs"] += further
@@ -317,6 +318,8 @@ def quiet() -> None:
     torch.set_float32_matmul_precision("high")  # a no-op on the CPU; Lightning asks for it on recent GPUs
 
     class NoTips(logging.Filter):
+        """Lightning's log without advertisements."""
+
         def filter(self, record: logging.LogRecord) -> bool:
             """Whether a line is no advertisement."""
             text = record.getMessage()

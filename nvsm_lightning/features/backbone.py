@@ -173,6 +173,7 @@ class UpsampleHead(nn.Module):
         super().__init__()
 
         def double(cin: int, mid: int, cout: int) -> nn.Sequential:
+            """Two convolutions, each with batch norm and ReLU."""
             return nn.Sequential(
                 nn.Conv2d(cin, mid, 3, padding=1), nn.BatchNorm2d(mid), nn.ReLU(inplace=True),
                 nn.Conv2d(mid, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU(inplace=True),

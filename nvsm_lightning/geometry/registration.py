@@ -55,6 +55,7 @@ def fit_map(
     away = (camera.distance[:, None] + depths)[..., None]
 
     def fit(plane: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotation and what it leaves, from points in the plane at distance 1."""
         return fit_rotation(points, torch.cat((plane * away, depths[..., None]), -1), weights)
 
     pinhole = (uv - camera.principal[:, None]) / camera.focal[:, None, None]

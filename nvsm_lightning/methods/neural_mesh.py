@@ -332,6 +332,7 @@ class NeuralMesh(nn.Module):
         pick = torch.arange(len(image), device=loss.device)
 
         def chosen(column: Callable[[PoseEstimate], Tensor]) -> Tensor:
+            """A column of the estimates under the mesh that each picture was given."""
             return torch.stack([column(each) for each in found])[best, pick]
 
         scored = ScoredPoses(

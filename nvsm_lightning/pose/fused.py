@@ -44,6 +44,7 @@ def refine_fused(
     best, best_loss = np.empty_like(starts), np.empty(starts.shape[:2])
 
     def work(first: int, last: int) -> None:
+        """Refine the pictures of one thread."""
         part = slice(first, last)
         own = _borrow(scene, last - first)
         scratch, epoch = own[0], own[1][0] - (last - first)
@@ -74,6 +75,7 @@ def grid_losses_fused(
     poses[:, :3] = _array(grid, np.float64)
 
     def work(first: int, last: int) -> None:
+        """Score the pictures of one thread."""
         value, owner = np.empty(len(scene.points), np.float32), np.empty(len(scene.points), np.int32)
         for low, high in pairwise(bounds):
             part = slice(max(low, first), min(high, last))

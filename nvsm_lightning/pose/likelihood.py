@@ -66,6 +66,7 @@ class Evidence:
             return self, size
 
         def picked(values: Tensor) -> Tensor:
+            """The cells that are kept."""
             return values.unflatten(1, size)[:, ::stride, ::stride].flatten(1, 2)
 
         distance, focal, principal, box, frame = self.camera.tensors()

@@ -104,6 +104,7 @@ def describe_posterior(
     round_about = torch.stack((azimuth, *torch.zeros(2, AZIMUTHS).to(azimuth)), -1).expand(len(best), -1, -1)
 
     def if_known(value: Tensor) -> Tensor:
+        """NaN where the truth is unknown."""
         return torch.where(known, value, torch.nan)
 
     return {

@@ -23,6 +23,7 @@ def rasterize_numba(
     face_id = np.empty((len(points), *size), np.int32)
 
     def work(first: int, last: int) -> None:
+        """Draw the meshes of one thread."""
         corner = np.empty((points.shape[1], 4), np.float32)
         bounds, listed = np.empty((len(triangles), 4), np.int32), np.empty(len(triangles) + 1, np.int32)
         key = np.empty(size[0] * size[1], np.int64)

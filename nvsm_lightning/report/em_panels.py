@@ -61,6 +61,7 @@ class EMPanels(Callback):
         title = self._title(trainer, number)
 
         def save(name: str, picture: Image.Image) -> None:
+            """Write a panel of this round and hand it to the loggers."""
             save_picture(trainer, picture, f"round_{number:02d}_{name}", f"em/{name}")
 
         save("gates", gate_picture(self.rounds, matches, title))

@@ -132,6 +132,7 @@ def rose(
     outer = 0.47 * full
 
     def at(azimuth: float, radius: float) -> tuple[float, float]:
+        """The pixel at an azimuth and a radius; azimuth 0 points down."""
         return middle + radius * math.sin(azimuth), middle + radius * math.cos(azimuth)
 
     for share in (1 / 3, 2 / 3, 1.0):

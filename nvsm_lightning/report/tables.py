@@ -34,6 +34,7 @@ class Row:
         values, intervals = self.metrics, self.metrics.get("interval", {})
 
         def with_interval(key: str, digits: int = 1) -> str:
+            """A number, and its interval where there is one."""
             text = f"{values[key]:.{digits}f}"
             return (
                 f"{text} [{intervals[key][0]:.{digits}f}, {intervals[key][1]:.{digits}f}]" if key in intervals else text

@@ -35,6 +35,7 @@ def _lower_body(builder: Builder, m: dict[str, float], rng: np.random.Generator)
     stations = np.linspace(0, 1, _STATIONS)
 
     def level(z):
+        """A line of constant height."""
         return lambda y: np.full_like(y, z)
 
     floor, sill, middle = m["clearance"], m["clearance"] + 0.02, m["clearance"] + 0.42 * (m["belt"] - m["clearance"])
@@ -58,9 +59,11 @@ def _glasshouse(builder: Builder, m: dict[str, float], family: Family, rng: np.r
     bottom, top = m["belt"] - 0.02, roof - 0.022
 
     def sloped(z):
+        """A line that rises by the wedge from cowl to foot."""
         return lambda y: z + m["wedge"] * np.clip((y - m["cowl"]) / (m["foot"] - m["cowl"]), 0, 1)
 
     def flat(z):
+        """A line that falls towards the back of the roof."""
         return lambda y: z - m["roof_drop"] * np.clip((y - m["roof_front"]) / (m["roof_back"] - m["roof_front"]), 0, 1)
 
     front = np.array([m["cowl"], m["roof_front"], m["roof_front"] + 0.03])
@@ -213,6 +216,7 @@ def make_car(rng: np.random.Generator, family: str | None = None) -> Shape:
     kind = FAMILIES[family]
 
     def draw(bounds: Range) -> float:
+        """A random number in a range."""
         return float(rng.uniform(*bounds))
 
     height = 0.95 * draw(kind.height)

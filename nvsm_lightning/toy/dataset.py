@@ -124,6 +124,7 @@ def _write(root: Path, settings: dict, realism: Realism, progress: bool) -> None
     jobs = [(part, k, f"synth{part[:2]}_{k:04d}") for part in ("train", "test") for k in range(settings[part])]
 
     def work(job: tuple[str, int, str]) -> None:
+        """Render and write one picture."""
         part, index, key = job
         write_sample(root, key, make_sample(_generator(settings["seed"], part, index), make_car, realism))
 
@@ -179,6 +180,7 @@ def make_other(
         raise DataError(f"No families {sorted(unknown)}. Known: {', '.join(FAMILIES)}.")
 
     def work(k: int) -> OtherSample:
+        """Render one picture of another category."""
         family = families[k % len(families)]
         sample = make_sample(_generator(seed, "other", k), FAMILIES[family], realism, clutter_car=False)
         camera = Camera(

@@ -73,6 +73,7 @@ def random_look(rng: np.random.Generator) -> Look:
     lamps = [(0.6, 0.6, 0.55), (0.5, 0.03, 0.02), (0.55, 0.25, 0.03), (0.25, 0.25, 0.26)]
 
     def lamp():
+        """The colour of a lamp."""
         return np.asarray(lamps[rng.choice(4)]) * rng.uniform(0.7, 1.3)
 
     plate = ((0.7, 0.7, 0.68), (0.65, 0.55, 0.1), (0.1, 0.12, 0.2))
@@ -89,6 +90,7 @@ def random_look(rng: np.random.Generator) -> Look:
     gloss = {"glass": 250.0, "paint": float(rng.choice((20, 60, 120)))}
 
     def table(values, default):
+        """A value for every part."""
         return np.array([values.get(name, default) for name in PARTS], np.float32)
 
     axis = np.array([(1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (0, 1, 1), (1, 1, 0)][rng.choice(5)])

@@ -252,6 +252,7 @@ def cuboids(template: int) -> Callable[[np.random.Generator], Shape]:
     """A family of random solids: the same boxes, bars and balls for one ``template``; instances vary size and place."""
 
     def make(rng: np.random.Generator) -> Shape:
+        """One object of the template, with proportions of its own."""
         plan, b = np.random.default_rng((777, template)), Builder()
         base = plan.uniform((0.3, 0.5, 0.12), (0.6, 1.0, 0.4))
         size = base * rng.uniform(0.8, 1.25, 3)

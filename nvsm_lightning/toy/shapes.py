@@ -75,6 +75,7 @@ class Shape:
         centre, scale = (low + high) / 2, 1 / np.linalg.norm(high - low)
 
         def moved(point: Triple) -> tuple[float, float, float]:
+            """A point in the normalised frame."""
             return triple((np.asarray(point) - centre) * scale)
 
         regions = tuple(

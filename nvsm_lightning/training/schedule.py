@@ -35,10 +35,11 @@ class EMSchedule:
     many_warmup_epochs: int = 12
 
     def __post_init__(self) -> None:
-        if self.rounds < 0 or self.epochs_per_round < 1 or self.warmup_epochs < 0 or self.pool_per_round < 0:
+        least = (self.rounds, self.warmup_epochs, self.pool_per_round, self.many_labels, self.many_warmup_epochs)
+        if min(least) < 0 or self.epochs_per_round < 1:
             raise ConfigError(
-                "trainer.em needs rounds >= 0, epochs_per_round >= 1, warmup_epochs >= 0 and pool_per_round >= 0; "
-                f"got {self}."
+                "trainer.em needs rounds >= 0, epochs_per_round >= 1, warmup_epochs >= 0, pool_per_round >= 0, "
+                f"many_labels >= 0 and many_warmup_epochs >= 0; got {self}."
             )
 
     def round_at(self, epoch: int) -> int | None:
