@@ -117,18 +117,23 @@ def level_rows(tests: Mapping[Path, Mapping[str, Any]]) -> tuple[list[SplitRow],
 
 
 def write(rows: Sequence[SplitRow], seeds: Sequence[int], results: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """``table.*``: a line a metric and method; levels by number of labels, then the mean over both."""
+    """``table.*``: a line a metric and method; levels by number of labels, then the mean over the levels and over the
+    numbers of labels that all methods have.
+    """
     labels = sorted({row.group for row in rows} | set(map(str, LABELS)), key=int)
+    names = dict.fromkeys(row.name for row in rows)
+    shared = set.intersection(*({row.group for row in rows if row.name == name} for name in names))
     heads = ("metric", "method", *(f"{_short(level)}, {count}" for level in LEVELS for count in labels), "mean")
     lines = []
     for number, metric in enumerate(SHOWN):
-        for name in dict.fromkeys(row.name for row in rows):
+        for name in names:
             own = {row.group: row for row in rows if row.name == name}
             cells = [own[count].cells.get((metric, level)) if count in own else None
                      for level in LEVELS for count in labels]  # fmt: skip
-            means = [row.cells[metric, WEIGHTED].mean for row in own.values()]
+            means = [own[count].cells[metric, WEIGHTED].mean for count in shared]
             texts = ["-" if cell is None else _number(cell.mean, cell.std) for cell in cells]
-            lines.append(Line("method", metric, (SHORT[metric], name, *texts, f"{sum(means) / len(means):.1f}")))
+            mean = f"{sum(means) / len(means):.1f}" if means else "-"
+            lines.append(Line("method", metric, (SHORT[metric], name, *texts, mean)))
         for name, tables in KITTI.items():
             *levels, mean = tables[number]
             texts = [f"{dict(zip(map(str, LABELS), row, strict=True))[count]:.1f}" if int(count) in LABELS else "-"
@@ -137,7 +142,7 @@ def write(rows: Sequence[SplitRow], seeds: Sequence[int], results: Sequence[Mapp
     notes = common_notes(rows, seeds, results)
     notes += [
         "Columns: occlusion level and number of labels. mean: over the levels, weighted by their pictures, then over "
-        "the numbers of labels that a row has.",
+        f"the numbers of labels that all have ({', '.join(sorted(shared, key=int)) or 'none'}; published: all).",
         "Published rows: NVSM (NeurIPS 2021), fitted on KITTI: about 415, 200 and 69 cars of a split of their own.",
     ]
     sheet = Sheet("KITTI, cars by occlusion level", heads, tuple(lines), tuple(notes), words=2)

@@ -172,6 +172,20 @@ def test_kitti_has_levels_by_labels_and_the_weighted_mean(fake_fit, tmp_path):  
     assert configs[1] == "configs/datasets/kitti.yaml", "after that of the fit, so that it wins"
 
 
+def test_kitti_means_are_over_the_numbers_of_labels_that_all_methods_have(fake_fit, tmp_path):  # noqa: F811
+    runs = [tmp_path / name for name in ("both", "seven")]
+    few_shot.run([*WORDS, "--labels", "7,20", "--methods", "nemo", "--out", str(runs[0])])
+    few_shot.run([*WORDS, "--labels", "7", "--methods", "nvsm", "--out", str(runs[1])])
+    words = ["--runs", ",".join(map(str, runs)), "--data.root", "frames", "--out", str(tmp_path / "kitti")]
+    assert kitti.run(words) == 0
+    own = {"method": "nemo, fitted on epfl_cars", "metric": "acc_pi_6", "part": WEIGHTED}
+    seven, twenty = (value(rows_of(tmp_path / "kitti" / "table.csv"), labels=count, **own) for count in ("7", "20"))
+    assert seven != pytest.approx(twenty), "else the test could not fail"
+    lines = (tmp_path / "kitti" / "table.md").read_text().splitlines()
+    line = next(line for line in lines if line.startswith("| ACC pi/6 | nemo"))
+    assert float(line.strip("| ").split("|")[-1]) == pytest.approx(seven, abs=0.06)
+
+
 # ---------------------------------------------------------------------- categories
 
 
