@@ -36,8 +36,8 @@ class NeMo(PoseMethod):
             learning_rate. 1: all at the same rate.
         weight_decay: of Adam.
         milestones: epochs after which both learning rates are multiplied by 0.2.
-        mirror_average: at test time also solve the mirrored picture and keep the pose with the lower loss (symmetric
-            categories).
+        mirror_average: at test time also solve the mirrored picture and keep the pose with the lower loss, or the
+            middle of both where they stand at one peak (symmetric categories); twice the time.
         oracle_subtype: with several meshes, tell the method the true subtype of a test picture where the data set has
             it, as NeMo's own evaluation does; the name in tables says so. Default: try all, take the likeliest.
         engine: renderer engine: auto, torch, numba or nvdiffrast.

@@ -23,10 +23,11 @@ from nvsm_lightning.features.reading import read_points
 from nvsm_lightning.geometry.cad import read_cad
 from nvsm_lightning.geometry.cameras import Camera, mirror_camera, project
 from nvsm_lightning.geometry.meshes import Mesh, category_cuboid
-from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, rotation_from_viewpoint
+from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, rotation_from_viewpoint, viewpoint_error, wrap_angle
 from nvsm_lightning.matching.matcher import mirrored_poses
 from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, occlusion_map, pose_loss
+from nvsm_lightning.pose.posterior import SAME
 from nvsm_lightning.pose.solver import PoseEstimate, ScoredPoses, SolverSettings, solve
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer, rasterize
@@ -365,11 +366,11 @@ class NeuralMesh(nn.Module):
         estimate: PoseEstimate,
         subtype: Int[Tensor, " batch"] | None = None,
     ) -> PoseEstimate:
-        """The better, by loss, of ``estimate`` and the pose of the mirrored picture mirrored back (§1.5):
-        symmetric categories only.
+        """The better, by loss, of ``estimate`` and the pose of the mirrored picture mirrored back (§1.5), or the
+        middle of both where they stand at one peak: symmetric categories only.
         """
         mirrored = self.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]), subtype)
-        better = mirrored.loss < estimate.loss
+        better, found = mirrored.loss < estimate.loss, mirror_viewpoint(mirrored.viewpoint)
         other, own = mirrored.scored, estimate.scored
         scored = ScoredPoses(
             own.grid,
@@ -377,8 +378,10 @@ class NeuralMesh(nn.Module):
             torch.where(better[:, None, None], mirror_viewpoint(other.mode), own.mode),
             torch.where(better[:, None], other.mode_loss, own.mode_loss),
         )
+        one_peak = (viewpoint_error(found, estimate.viewpoint) < SAME) & estimate.loss.isfinite()
+        middle = estimate.viewpoint + wrap_angle(found - estimate.viewpoint) / 2
         return PoseEstimate(
-            torch.where(better[:, None], mirror_viewpoint(mirrored.viewpoint), estimate.viewpoint),
+            torch.where(one_peak[:, None], middle, torch.where(better[:, None], found, estimate.viewpoint)),
             torch.minimum(mirrored.loss, estimate.loss),
             torch.where(better[:, None], mirror_viewpoint(mirrored.start), estimate.start),
             scored,
