@@ -16,7 +16,8 @@ from nvsm_lightning.data import CropSpec, ToyCars
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.matching.selection import SelectionSettings
 from nvsm_lightning.methods import NVSM
-from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec
+from nvsm_lightning.methods.category_mesh import MeshSpec
+from nvsm_lightning.methods.neural_mesh import BankSettings
 from nvsm_lightning.pose.solver import SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.schedule import EMSchedule

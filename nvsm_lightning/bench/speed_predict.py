@@ -18,7 +18,7 @@ from nvsm_lightning.bench.speed_timing import in_turns, per_item
 from nvsm_lightning.data import CropSpec, PoseCSV
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.methods import NeMo
-from nvsm_lightning.methods.neural_mesh import MeshSpec
+from nvsm_lightning.methods.category_mesh import MeshSpec
 from nvsm_lightning.pose.solver import SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.report.callback import RunReport

@@ -21,7 +21,8 @@ from nvsm_lightning.data.record import Record
 from nvsm_lightning.data.sampling import Draw
 from nvsm_lightning.features.backbone import STRIDE, BackboneSpec
 from nvsm_lightning.geometry.cameras import canonical_camera
-from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMesh
+from nvsm_lightning.methods.category_mesh import MeshSpec
+from nvsm_lightning.methods.neural_mesh import BankSettings, NeuralMesh
 from nvsm_lightning.pose.solver import SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings

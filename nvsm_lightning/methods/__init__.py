@@ -8,9 +8,10 @@ import torch
 from nvsm_lightning.features.backbone import BackboneSpec, TrunkSpec
 from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.matching.selection import SelectionSettings
+from nvsm_lightning.methods.category_mesh import MeshSpec
 from nvsm_lightning.methods.nearest import Nearest
 from nvsm_lightning.methods.nemo import NeMo
-from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec
+from nvsm_lightning.methods.neural_mesh import BankSettings
 from nvsm_lightning.methods.nvsm import NVSM
 from nvsm_lightning.methods.prior import Prior
 from nvsm_lightning.methods.random import Random

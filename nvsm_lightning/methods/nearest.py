@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nvsm_lightning.features.backbone import TrunkSpec
 from nvsm_lightning.features.pooled import PooledTrunk
-from nvsm_lightning.methods.neural_mesh import MeshSpec, category_mesh
+from nvsm_lightning.methods.category_mesh import MeshSpec, category_mesh
 from nvsm_lightning.methods.unlearned import Unlearned
 
 

@@ -9,7 +9,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.methods.base import PoseMethod
-from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMesh
+from nvsm_lightning.methods.category_mesh import MeshSpec
+from nvsm_lightning.methods.neural_mesh import BankSettings, NeuralMesh
 from nvsm_lightning.pose.solver import PoseEstimate, SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nvsm_lightning.features.backbone import TrunkSpec
-from nvsm_lightning.methods.neural_mesh import MeshSpec, category_mesh
+from nvsm_lightning.methods.category_mesh import MeshSpec, category_mesh
 from nvsm_lightning.methods.unlearned import Unlearned
 from nvsm_lightning.metrics.baselines import prior_guesses
 

@@ -11,7 +11,7 @@ from nvsm_lightning.features.backbone import TrunkSpec
 from nvsm_lightning.features.pooled import PooledTrunk
 from nvsm_lightning.geometry.bins import AngleBins, mirrored_scores
 from nvsm_lightning.methods.base import PoseMethod
-from nvsm_lightning.methods.neural_mesh import MeshSpec, category_mesh
+from nvsm_lightning.methods.category_mesh import MeshSpec, category_mesh
 from nvsm_lightning.training.optimizers import two_rates
 
 

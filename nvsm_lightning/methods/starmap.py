@@ -12,7 +12,7 @@ from nvsm_lightning.geometry.cameras import Camera, mirror_camera, project
 from nvsm_lightning.geometry.registration import fit_map
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, rotation_from_viewpoint, viewpoint_from_rotation
 from nvsm_lightning.methods.base import PoseMethod
-from nvsm_lightning.methods.neural_mesh import MeshSpec, category_mesh
+from nvsm_lightning.methods.category_mesh import MeshSpec, category_mesh
 from nvsm_lightning.render.renderer import FeatureRenderer
 from nvsm_lightning.training.optimizers import two_rates
 

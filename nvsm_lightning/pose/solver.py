@@ -15,6 +15,7 @@ from nvsm_lightning.pose.space import PoseSpace, paper_grid
 from nvsm_lightning.render.engines import choose_engine
 from nvsm_lightning.render.renderer import FeatureRenderer
 
+LAST_STEPS = 12  # Adam steps of the second refinement, see :func:`solve`
 # Unit of each parameter beside the three angles, so that one step size fits all: log of the distance factor, and the
 # shifts (u, v) in map pixels.
 PLACEMENT = {"distance": (0.5, 0.0, 0.0), "translation": (0.0, 20.0, 20.0)}
@@ -174,8 +175,18 @@ def _starts(
         return grid, torch.rad2deg(viewpoint_error(grid[:, None], grid[None])) >= distance
 
 
-def solve(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, settings: SolverSettings) -> PoseEstimate:
-    """Pose of each picture. A picture whose loss is not finite (no cell covered at any pose) keeps its best start."""
+def solve(
+    evidence: Evidence,
+    space: PoseSpace,
+    renderer: FeatureRenderer,
+    settings: SolverSettings,
+    last: Evidence | None = None,
+) -> PoseEstimate:
+    """Pose of each picture. A picture whose loss is not finite (no cell covered at any pose) keeps its best start.
+
+    With ``last`` the modes are refined a second time, by :data:`LAST_STEPS` smaller steps on this evidence; which of
+    them wins, and its loss, are those of ``evidence``.
+    """
     device = evidence.clutter.device
     searched, modes, stride, steps, rate, decay = (
         (paper_grid(), 1, 1, 300, 0.05, 0.2) if settings.name == "paper"
@@ -196,6 +207,8 @@ def solve(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, setti
     unit = _unit(space, settings).to(device)
     padded = torch.cat((start, torch.zeros_like(start)), -1)
     refined, refined_loss = search(evidence, padded, renderer, unit, steps, rate, decay, settings.objective)
+    if last is not None:
+        refined = search(last, refined, renderer, unit, LAST_STEPS, rate / 2, decay, settings.objective)[0]
     winner = refined_loss.argmin(1)
     rows = torch.arange(len(winner), device=device)
     best = refined[rows, winner]

@@ -8,7 +8,8 @@ from nvsm_lightning.bench import speed_predict, speed_training
 from nvsm_lightning.bench.speed_timing import Times
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.methods import NeMo
-from nvsm_lightning.methods.neural_mesh import MeshSpec, NeuralMesh
+from nvsm_lightning.methods.category_mesh import MeshSpec
+from nvsm_lightning.methods.neural_mesh import NeuralMesh
 
 
 def test_the_rivals_of_a_step_do_the_same_backward_pass(monkeypatch) -> None:

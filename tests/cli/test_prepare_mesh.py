@@ -5,7 +5,7 @@ import pytest
 from nvsm_lightning.cli.main import main
 from nvsm_lightning.geometry.cad import read_cad
 from nvsm_lightning.geometry.meshes import cuboid, write_off
-from nvsm_lightning.methods.neural_mesh import MeshSpec, category_meshes
+from nvsm_lightning.methods.category_mesh import MeshSpec, category_meshes
 
 
 @pytest.fixture

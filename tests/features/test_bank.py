@@ -148,3 +148,43 @@ def test_two_processes_update_as_one(tmp_path: Path) -> None:
         distance = torch.cdist(first["clutter"][:8], alone.clutter[:8])
         assert (distance.amin(0) < 1e-5).all() and (distance.amin(1) < 1e-5).all()
         assert int(first["clutter_filled"]) == int(alone.clutter_filled) == 8
+
+
+def test_what_a_vertex_typically_scores_is_estimated_without_the_bias_of_few_pictures() -> None:
+    """Features scattered around their means by known amounts: 0.9 and 0.5 similar on average, seen 200 and 3 times."""
+    generator, dim = torch.Generator().manual_seed(0), 64
+    similarity, count = torch.tensor([0.9, 0.5]), (400, 3)
+    found = []
+    for _ in range(30):
+        bank = FeatureBank(2, dim, clutter_size=4)
+        total = torch.zeros(2, dim)
+        for vertex in range(2):
+            middle = torch.eye(dim)[vertex]
+            noise = torch.randn(count[vertex], dim, generator=generator)
+            noise = normalize(noise - (noise @ middle)[:, None] * middle, dim=1)
+            features = similarity[vertex] * middle + (1 - similarity[vertex] ** 2).sqrt() * noise
+            total[vertex] = features.sum(0)
+        bank.push_clutter(torch.eye(dim)[-1:])
+        bank.set_vertices(total, torch.tensor(count, dtype=torch.float32))
+        found.append(bank.typical)
+    mean = torch.stack(found).mean(0)
+    assert mean[0] == pytest.approx(0.9, abs=0.02)
+    # 3 pictures and PRIOR that score as all do, 0.9 nearly: a plain mean length would say 0.70 of the first alone
+    assert mean[1] == pytest.approx((3 * 0.5 + 2 * 0.9) / 5, abs=0.05)
+
+
+def test_what_a_vertex_typically_scores_moves_with_the_batches() -> None:
+    bank = FeatureBank(2, 3, clutter_size=1, momentum=0.9)
+    bank.vertex.copy_(torch.eye(3)[:2])
+    bank.push_clutter(torch.eye(3)[2:])
+    feature = torch.tensor([0.6, 0.0, 0.8]).expand(4, 2, 3)
+    bank.update(feature, torch.tensor([[True, False]]).expand(4, 2), torch.zeros(0, 3))
+    assert torch.allclose(bank.typical, torch.tensor([0.1 * (0.6 - 0.8), 0.0]), atol=1e-6)
+
+
+def test_a_checkpoint_without_typical_scores_loads() -> None:
+    state = FeatureBank(3, 2).state_dict()
+    del state["typical"]
+    bank = FeatureBank(3, 2)
+    bank.load_state_dict(state)
+    assert torch.equal(bank.typical, torch.zeros(3))

@@ -10,7 +10,8 @@ from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.cameras import mirror_camera
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, viewpoint_error, wrap_angle
 from nvsm_lightning.matching.synthesis import vertex_features
-from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMesh
+from nvsm_lightning.methods.category_mesh import MeshSpec
+from nvsm_lightning.methods.neural_mesh import BankSettings, NeuralMesh
 from nvsm_lightning.pose.solver import PoseEstimate, SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings, shares_of_pairs

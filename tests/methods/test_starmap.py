@@ -7,7 +7,7 @@ from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.cameras import Camera, canonical_camera
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, viewpoint_error
 from nvsm_lightning.methods import StarMap
-from nvsm_lightning.methods.neural_mesh import MeshSpec
+from nvsm_lightning.methods.category_mesh import MeshSpec
 
 HEIGHT, WIDTH, UNIT = 96, 192, 160.0
 

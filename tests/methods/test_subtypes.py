@@ -8,7 +8,8 @@ from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.meshes import category_cuboid, cuboid, write_off
 from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.methods import NVSM, NeMo
-from nvsm_lightning.methods.neural_mesh import BankSettings, MeshSpec, NeuralMesh
+from nvsm_lightning.methods.category_mesh import MeshSpec
+from nvsm_lightning.methods.neural_mesh import BankSettings, NeuralMesh
 from nvsm_lightning.pose.solver import SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings

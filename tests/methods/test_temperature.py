@@ -7,7 +7,7 @@ import torch
 
 from nvsm_lightning.methods import NeMo, StarMap
 from nvsm_lightning.methods.calibration import KEY, Calibration, ScoredPictures
-from nvsm_lightning.methods.neural_mesh import MeshSpec
+from nvsm_lightning.methods.category_mesh import MeshSpec
 from nvsm_lightning.pose.solver import PoseEstimate, ScoredPoses
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.pose.uncertainty import TEMPERATURES, Measured

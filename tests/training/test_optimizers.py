@@ -46,7 +46,7 @@ def test_without_decay_the_groups_are_trunk_and_head() -> None:
 
 def test_a_method_hands_its_decay_on_and_refuses_a_senseless_one() -> None:
     from nvsm_lightning.methods import NeMo
-    from nvsm_lightning.methods.neural_mesh import MeshSpec
+    from nvsm_lightning.methods.category_mesh import MeshSpec
 
     spec = {"backbone": BackboneSpec(name="small", dim=16), "mesh": MeshSpec(vertices=80)}
     [optimizer], _ = NeMo(learning_rate=1e-4, layer_decay=0.5, **spec).configure_optimizers()
