@@ -132,8 +132,8 @@ def write(rows: Sequence[SplitRow], seeds: Sequence[int], results: Sequence[Mapp
                      for level in LEVELS for count in labels]  # fmt: skip
             means = [own[count].cells[metric, WEIGHTED].mean for count in shared]
             texts = ["-" if cell is None else _number(cell.mean, cell.std) for cell in cells]
-            mean = f"{sum(means) / len(means):.1f}" if means else "-"
-            lines.append(Line("method", metric, (SHORT[metric], name, *texts, mean)))
+            average = f"{sum(means) / len(means):.1f}" if means else "-"
+            lines.append(Line("method", metric, (SHORT[metric], name, *texts, average)))
         for name, tables in KITTI.items():
             *levels, mean = tables[number]
             texts = [f"{dict(zip(map(str, LABELS), row, strict=True))[count]:.1f}" if int(count) in LABELS else "-"
