@@ -1,19 +1,14 @@
 """The vertex and clutter bank: mean features kept by momentum, as buffers (CoKe / NeMo, §2.6)."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as nnf
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-PRIOR = 2.0  # pictures
-
 
 class FeatureBank(nn.Module):
     """``vertex`` (V, dim): mean unit feature of every vertex; ``clutter`` (J, dim): a ring of recent background
-    features; ``typical`` (V): what pictures score at each vertex they show, its similarity less that of the clutter
-    feature.
+    features.
 
     Args:
         vertices: number of mesh vertices V.
@@ -27,7 +22,6 @@ class FeatureBank(nn.Module):
     clutter: Tensor
     clutter_filled: Tensor
     clutter_next: Tensor
-    typical: Tensor
 
     def __init__(
         self, vertices: int, dim: int, clutter_size: int = 2560, momentum: float = 0.9, legacy_update: bool = False
@@ -35,7 +29,6 @@ class FeatureBank(nn.Module):
         super().__init__()
         self.momentum, self.legacy_update = momentum, legacy_update
         self.register_buffer("vertex", _random_unit(vertices, dim))
-        self.register_buffer("typical", torch.zeros(vertices))
         self.register_buffer("clutter", _random_unit(clutter_size, dim))
         self.register_buffer("clutter_filled", torch.zeros((), dtype=torch.long))  # rows ever written
         self.register_buffer("clutter_next", torch.zeros((), dtype=torch.long))  # next row to write
@@ -73,10 +66,8 @@ class FeatureBank(nn.Module):
             noise = _gather_rows(noise)
         divisor = batch.expand_as(count) if self.legacy_update else count.clamp_min(1)
         mean = total / divisor[:, None]
-        seen, score = count > 0, ((total / count.clamp_min(1)[:, None]) * (self.vertex - self.clutter_mean)).sum(-1)
-        self.typical.copy_(torch.where(seen, self.momentum * self.typical + (1 - self.momentum) * score, self.typical))
         moved = nnf.normalize(self.momentum * self.vertex + (1 - self.momentum) * mean, dim=-1)
-        self.vertex.copy_(torch.where(seen[:, None], moved, self.vertex))
+        self.vertex.copy_(torch.where((count > 0)[:, None], moved, self.vertex))
         self.push_clutter(noise)
 
     @torch.no_grad()
@@ -92,28 +83,9 @@ class FeatureBank(nn.Module):
 
     @torch.no_grad()
     def set_vertices(self, total: Float[Tensor, "vertex dim"], count: Float[Tensor, " vertex"]) -> None:
-        """Set the means from sums over a whole pass (accumulation, §3), after its background was pushed; vertices never
-        seen keep their value.
-
-        The length of the mean of n unit vectors is their similarity with it, but too large by chance where n is small:
-        its square by ``(1 - length^2) / (n - 1)``. Few pictures say little: PRIOR more score what all vertices do.
-        """
-        mean = total / count.clamp_min(1)[:, None]
-        self.vertex.copy_(torch.where((count > 0)[:, None], nnf.normalize(mean, dim=-1), self.vertex))
-        square = (mean**2).sum(-1)
-        similarity = (square - (1 - square) / (count - 1).clamp_min(1)).clamp_min(0).sqrt()
-        score, known = similarity - mean @ self.clutter_mean, count * (count > 1)
-        everywhere = (known * score).sum() / known.sum().clamp_min(1)
-        self.typical.copy_((known * score + PRIOR * everywhere) / (known + PRIOR))
-
-    def level(self, rows: slice) -> Float[Tensor, " vertex"]:
-        """How far what some vertices typically score lies above the mean of all."""
-        return self.typical[rows] - self.typical.mean()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Checkpoints of before there was ``typical`` load as well."""
-        state_dict.setdefault(f"{prefix}typical", torch.zeros_like(self.typical))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        """Set the means from sums over a whole pass (accumulation, §3); vertices never seen keep their value."""
+        mean = nnf.normalize(total / count.clamp_min(1)[:, None], dim=-1)
+        self.vertex.copy_(torch.where((count > 0)[:, None], mean, self.vertex))
 
     @property
     def clutter_mean(self) -> Float[Tensor, " dim"]:

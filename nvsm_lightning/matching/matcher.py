@@ -5,7 +5,6 @@ score and margin.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, viewpoint_error
 from nvsm_lightning.matching.calibration import CALIBRATIONS, calibrate
 from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, gather_evidence, object_scores
-from nvsm_lightning.pose.solver import distinct_modes, refine, step_unit
+from nvsm_lightning.pose.solver import distinct_modes, refine
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer
 
@@ -156,15 +155,13 @@ def refined_modes(
     renderer: FeatureRenderer,
     objective: str,
     steps: int,
-    free: Sequence[str] = (),
 ) -> Float[Tensor, "batch mode 3"]:
     """The best grid pose of each picture and the best one a quarter turn or more away, refined by ``steps`` Adam steps
-    on ``evidence`` (``free`` beside the angles: as of the solver): which of them the picture has is decided when the
-    whole pool is known.
+    on ``evidence``: which of them the picture has is decided when the whole pool is known.
     """
     start = distinct_modes(losses, space.grid().to(losses), MODES, MODE_DISTANCE)
     if steps:
-        start = refine(evidence, start, renderer, step_unit(space, free).to(losses), steps, 0.1, 0.3, objective)[0]
+        start = refine(evidence, start, renderer, space.free_mask().to(losses), steps, 0.1, 0.3, objective)[0]
     start[..., 0] %= 2 * torch.pi
     return start
 

@@ -14,7 +14,7 @@ from nvsm_lightning.methods.neural_mesh import BankSettings, NeuralMesh
 from nvsm_lightning.pose.solver import PoseEstimate, SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings
-from nvsm_lightning.training.optimizers import stage_rates
+from nvsm_lightning.training.optimizers import counted_from_start, stage_rates
 
 BANK_PICTURES = 512  # enough for the first means of the bank; training goes on moving them
 
@@ -36,7 +36,7 @@ class NeMo(PoseMethod):
         layer_decay: every stage of the trunk learns at so many times the rate of the stage above it; the topmost one at
             learning_rate. 1: all at the same rate.
         weight_decay: of Adam.
-        milestones: epochs after which both learning rates are multiplied by 0.2.
+        milestones: epochs after which both learning rates are multiplied by 0.2; negative: so many before the end.
         mirror_average: at test time also solve the mirrored picture and keep the pose with the lower loss, or the
             middle of both where they stand at one peak (symmetric categories); twice the time.
         oracle_subtype: with several meshes, tell the method the true subtype of a test picture where the data set has
@@ -81,7 +81,8 @@ class NeMo(PoseMethod):
         """Adam with learning rates for trunk (falling by ``layer_decay``) and head; steps down at the milestones."""
         trunk, head = self.model.backbone.trunk, self.model.backbone.head.parameters()
         rates = (self.learning_rate, self.head_learning_rate)
-        return stage_rates(trunk, head, *rates, self.weight_decay, self.milestones, self.layer_decay)
+        milestones = counted_from_start(self.milestones, self._trainer)
+        return stage_rates(trunk, head, *rates, self.weight_decay, milestones, self.layer_decay)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim h w"]:
         """The feature map."""

@@ -55,11 +55,6 @@ class BankSettings:
             to the mesh than this. Against the clutter feature alone (-1, the paper's rule) few pasted occluders are
             found: they look like neither object nor background. Stanford cars, five models of 7 to 2,600 labels: the
             best value lay at 0.3 to 0.5 with 30 % of the object hidden and at 0.45 to 0.55 with 70 %.
-        level: how much of what a vertex typically scores (its difference from the mean of all) is taken off its
-            similarities when the last degrees of a pose are found. Sides of cars look more alike than fronts do, so
-            that a mean over the covered cells (objective "area") turns pictures towards the side, with 7 labels by 5
-            degrees; and what the E-step labels so, the M-step learns. 0: nothing; 1: a vertex counts by how much better
-            than usual it fits. Front and back are told apart without it: those would be mixed up more often.
     """
 
     momentum: float = 0.9
@@ -68,7 +63,6 @@ class BankSettings:
     legacy_nearest: bool = False
     refill: Literal["each_round", "once"] = "each_round"
     hidden_below: float = 0.45
-    level: float = 0.0
 
 
 class NeuralMesh(nn.Module):
@@ -285,11 +279,6 @@ class NeuralMesh(nn.Module):
         tables = gather_evidence(feature_map, self._vertex(number), self.bank.clutter_mean, camera.scaled(1 / STRIDE))
         return tables, self.renderer(feature_map, number)
 
-    def levelled(self, evidence: Evidence, number: int = 0) -> Evidence | None:
-        """The same evidence for the last degrees of a pose, see ``BankSettings.level``; None: it is no other."""
-        level = self.bank_settings.level
-        return evidence.less(level * self.bank.level(self.rows[number])) if level else None
-
     def _all(self, feature_map: Tensor, camera: Camera) -> Iterator[tuple[Evidence, FeatureRenderer]]:
         return (self.evidence_of(feature_map, camera, number) for number in range(len(self.meshes)))
 
@@ -307,8 +296,7 @@ class NeuralMesh(nn.Module):
         """
         feature_map = self.features(image)
         found = [
-            solve(evidence, self.space, renderer, self.solver, self.levelled(evidence, number))
-            for number, (evidence, renderer) in enumerate(self._all(feature_map, camera))
+            solve(evidence, self.space, renderer, self.solver) for evidence, renderer in self._all(feature_map, camera)
         ]
         if len(found) == 1:
             return found[0]

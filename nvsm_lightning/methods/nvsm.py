@@ -121,9 +121,7 @@ class NVSM(NeMo):
             mirror = [self._losses(*gathered[1], source, number)[:, twin] for source in sources]
             found = [(own + other) / 2 for own, other in zip(found, mirror, strict=True)]
         _, evidence, renderer = gathered[0]
-        evidence = model.levelled(evidence, number) or evidence
-        free = model.solver.free
-        modes = refined_modes(evidence, found[0], model.space, renderer, self.objective, settings.steps, free)
+        modes = refined_modes(evidence, found[0], model.space, renderer, self.objective, settings.steps)
         return torch.cat((found[0], modes.flatten(1), found[-1].argmin(1, keepdim=True).to(modes)), 1)
 
     def _losses(

@@ -12,7 +12,7 @@ from nvsm_lightning.features.pooled import PooledTrunk
 from nvsm_lightning.geometry.bins import AngleBins, mirrored_scores
 from nvsm_lightning.methods.base import PoseMethod
 from nvsm_lightning.methods.category_mesh import MeshSpec, category_mesh
-from nvsm_lightning.training.optimizers import two_rates
+from nvsm_lightning.training.optimizers import counted_from_start, two_rates
 
 
 class Res50General(PoseMethod):
@@ -35,7 +35,7 @@ class Res50General(PoseMethod):
         learning_rate: of Adam, for the pretrained trunk.
         head_learning_rate: of Adam, for the linear layer, which starts from nothing.
         weight_decay: of Adam.
-        milestones: epochs after which both learning rates are multiplied by 0.2.
+        milestones: epochs after which both learning rates are multiplied by 0.2; negative: so many before the end.
     """
 
     name = "res50_general"
@@ -71,7 +71,8 @@ class Res50General(PoseMethod):
         """See :func:`nvsm_lightning.training.optimizers.two_rates`."""
         trunk, head = self.backbone.parameters(), self.head.parameters()
         rates = (self.learning_rate, self.head_learning_rate)
-        return two_rates(trunk, head, *rates, self.weight_decay, self.milestones)
+        milestones = counted_from_start(self.milestones, self._trainer)
+        return two_rates(trunk, head, *rates, self.weight_decay, milestones)
 
     def on_fit_start(self) -> None:
         """Say which stage is read: it depends on the weights."""

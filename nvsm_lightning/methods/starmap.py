@@ -14,7 +14,7 @@ from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, rotation_from_v
 from nvsm_lightning.methods.base import PoseMethod
 from nvsm_lightning.methods.category_mesh import MeshSpec, category_mesh
 from nvsm_lightning.render.renderer import FeatureRenderer
-from nvsm_lightning.training.optimizers import two_rates
+from nvsm_lightning.training.optimizers import counted_from_start, two_rates
 
 
 class StarMap(PoseMethod):
@@ -39,7 +39,7 @@ class StarMap(PoseMethod):
         learning_rate: of Adam, for the pretrained trunk.
         head_learning_rate: of Adam, for everything after it.
         weight_decay: of Adam.
-        milestones: epochs after which both learning rates are multiplied by 0.2.
+        milestones: epochs after which both learning rates are multiplied by 0.2; negative: so many before the end.
         engine: renderer engine: auto, torch, numba or nvdiffrast.
     """
 
@@ -75,7 +75,8 @@ class StarMap(PoseMethod):
         """See :func:`nvsm_lightning.training.optimizers.two_rates`."""
         head = [*self.backbone.head.parameters(), *self.head.parameters()]
         rates = (self.learning_rate, self.head_learning_rate)
-        return two_rates(self.backbone.trunk.parameters(), head, *rates, self.weight_decay, self.milestones)
+        milestones = counted_from_start(self.milestones, self._trainer)
+        return two_rates(self.backbone.trunk.parameters(), head, *rates, self.weight_decay, milestones)
 
     def start_training(self, data: Any) -> None:
         """Before the first epoch: centre the features on the labelled pictures (no label used)."""

@@ -55,14 +55,6 @@ class Evidence:
         camera = Camera(*(tensor.clone() for tensor in self.camera.tensors()))
         return Evidence(self.table.clone(), self.clutter.clone(), camera)
 
-    def less(self, level: Float[Tensor, " vertex"]) -> "Evidence":
-        """The same with ``level`` taken off the similarities with each vertex."""
-        if self.cells is None or self.features is None:
-            return Evidence(self.table - level, self.clutter, self.camera)
-        cells = torch.cat((self.cells, torch.ones_like(self.cells[..., :1])), -1)  # a channel that is 1 in every cell
-        features = torch.cat((self.features, -level[:, None].to(self.features)), -1)
-        return Evidence(None, self.clutter, self.camera, cells, features)
-
     def every(self, stride: int, size: tuple[int, int]) -> tuple["Evidence", tuple[int, int]]:
         """The same pictures seen in every ``stride``-th cell of every ``stride``-th row of a map of ``size`` only, and
         the size of that smaller map.

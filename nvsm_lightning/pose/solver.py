@@ -1,6 +1,5 @@
 """Pose of a batch of pictures: score a grid of starts, refine the best distinct modes, keep the best iterate."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -16,7 +15,6 @@ from nvsm_lightning.pose.space import PoseSpace, paper_grid
 from nvsm_lightning.render.engines import choose_engine
 from nvsm_lightning.render.renderer import FeatureRenderer
 
-LAST_STEPS = 12  # Adam steps of the second refinement, see :func:`solve`
 # Unit of each parameter beside the three angles, so that one step size fits all: log of the distance factor, and the
 # shifts (u, v) in map pixels.
 PLACEMENT = {"distance": (0.5, 0.0, 0.0), "translation": (0.0, 20.0, 20.0), "sideways": (0.0, 20.0, 0.0)}
@@ -35,11 +33,9 @@ class SolverSettings:
         learning_rate: first step size in radians (short only); multiplied by 0.3 every third of the steps.
         mode_distance_deg: two starts are distinct when at least this far apart.
         stride: the grid is scored in every stride-th cell of every stride-th row of the map (short only).
-        free: what refinement (of the E-step, too) may change beside the angles: "distance" (along the optical axis),
-            "translation" (in the picture) or "sideways" (along its rows). Where the object's centre in the picture is
-            known to a few pixels only, a centre held fast turns the object. Photographs of cars with full cameras: 4 to
-            5 points of ACC pi/18 gained by sideways, 2 to 3 by translation, whose rows mix with the elevation, and 8
-            lost by distance.
+        free: what refinement may change beside the angles: "distance" (along the optical axis), "translation" (in the
+            picture) or "sideways" (along its rows). Where the object's centre in the picture is known to a few pixels
+            only, a centre held fast turns the object. The E-step holds it: the M-step reads features there.
     """
 
     name: str = "short"
@@ -155,14 +151,16 @@ def refine(
     evidence: Evidence,
     start: Float[Tensor, "batch mode 3"],
     renderer: FeatureRenderer,
-    unit: Float[Tensor, "6"],
+    free: Tensor,
     steps: int,
     learning_rate: float,
     decay: float,
     objective: str = "likelihood",
 ) -> tuple[Float[Tensor, "batch mode 3"], Float[Tensor, "batch mode"]]:
-    """:func:`search` from viewpoints; a placement that is found on the way is dropped."""
+    """:func:`search` over the ``free`` angles alone."""
+    nothing = start.new_zeros(3)
     padded = torch.cat((start, torch.zeros_like(start)), -1)
+    unit = torch.cat((free.to(start), nothing))
     best, loss = search(evidence, padded, renderer, unit, steps, learning_rate, decay, objective)
     return best[..., :3], loss
 
@@ -177,18 +175,8 @@ def _starts(
         return grid, torch.rad2deg(viewpoint_error(grid[:, None], grid[None])) >= distance
 
 
-def solve(
-    evidence: Evidence,
-    space: PoseSpace,
-    renderer: FeatureRenderer,
-    settings: SolverSettings,
-    last: Evidence | None = None,
-) -> PoseEstimate:
-    """Pose of each picture. A picture whose loss is not finite (no cell covered at any pose) keeps its best start.
-
-    With ``last`` the modes are refined a second time, by :data:`LAST_STEPS` smaller steps on this evidence; which of
-    them wins, and its loss, are those of ``evidence``.
-    """
+def solve(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, settings: SolverSettings) -> PoseEstimate:
+    """Pose of each picture. A picture whose loss is not finite (no cell covered at any pose) keeps its best start."""
     device = evidence.clutter.device
     searched, modes, stride, steps, rate, decay = (
         (paper_grid(), 1, 1, 300, 0.05, 0.2) if settings.name == "paper"
@@ -206,11 +194,9 @@ def solve(
     seen, size = evidence.every(stride, renderer.size)
     loss = grid_losses(seen, grid, renderer.resized(size), settings.objective)
     start = grid[_distinct(loss, apart, min(modes, len(grid)))]
-    unit = step_unit(space, settings.free).to(device)
+    unit = _unit(space, settings).to(device)
     padded = torch.cat((start, torch.zeros_like(start)), -1)
     refined, refined_loss = search(evidence, padded, renderer, unit, steps, rate, decay, settings.objective)
-    if last is not None:
-        refined = search(last, refined, renderer, unit, LAST_STEPS, rate / 2, decay, settings.objective)[0]
     winner = refined_loss.argmin(1)
     rows = torch.arange(len(winner), device=device)
     best = refined[rows, winner]
@@ -220,7 +206,7 @@ def solve(
     return PoseEstimate(viewpoint, refined_loss[rows, winner], start[rows, winner], scored, placement)
 
 
-def step_unit(space: PoseSpace, free: Sequence[str] = ()) -> Float[Tensor, "6"]:
-    """What a step of size 1 changes: free angles by a radian, placement that is ``free`` by :data:`PLACEMENT`."""
-    placement = torch.tensor([[0.0, 0.0, 0.0], *(PLACEMENT[name] for name in free)]).amax(0)
+def _unit(space: PoseSpace, settings: SolverSettings) -> Float[Tensor, "6"]:
+    """What a step of size 1 changes: free angles by a radian, placement by :data:`PLACEMENT`."""
+    placement = sum((torch.tensor(PLACEMENT[name]) for name in settings.free), torch.zeros(3))
     return torch.cat((space.free_mask().float(), placement))

@@ -6,6 +6,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from nvsm_lightning.errors import ConfigError
+
+
+def counted_from_start(milestones: list[int], trainer: Any) -> list[int]:
+    """Milestones with the negative ones, which count back from the last epoch of ``trainer``, counted from the first.
+
+    Raises:
+        ConfigError: the fit has no last epoch, or fewer epochs than a milestone counts back.
+    """
+    if all(each >= 0 for each in milestones):
+        return milestones
+    epochs = getattr(trainer, "max_epochs", None) or -1
+    if epochs + min(milestones) < 0:
+        raise ConfigError(f"model.milestones {milestones} count back from trainer.max_epochs, which is {epochs}.")
+    return [each if each >= 0 else epochs + each for each in milestones]
+
 
 def two_rates(
     trunk: Iterable[nn.Parameter],

@@ -185,11 +185,3 @@ def test_evidence_of_inference_mode_is_copied_only_then(scene) -> None:
     plain = scene.evidence
     assert plain.usable() is plain and made.clutter.is_inference()
     assert torch.equal(made.usable().table, made.table) and math.isfinite(float(made.usable().table.sum()))
-
-
-def test_a_level_is_taken_off_every_similarity_with_its_vertex(scene) -> None:
-    level = torch.linspace(-0.2, 0.3, len(scene.features))
-    kept = scene.evidence
-    for evidence in (kept, Evidence(kept.table, kept.clutter, kept.camera)):  # with features, and with the table alone
-        assert torch.allclose(evidence.less(level).table, kept.table - level, atol=1e-6)
-        assert torch.equal(evidence.less(level).clutter, kept.clutter)

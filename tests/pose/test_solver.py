@@ -9,7 +9,7 @@ from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.geometry.meshes import Mesh
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, pose_loss
-from nvsm_lightning.pose.solver import SolverSettings, distinct_modes, grid_losses, refine, solve, step_unit
+from nvsm_lightning.pose.solver import SolverSettings, distinct_modes, grid_losses, refine, solve
 from nvsm_lightning.pose.space import PoseSpace, paper_grid
 from nvsm_lightning.render.renderer import FeatureRenderer
 
@@ -100,14 +100,14 @@ def test_the_best_iterate_is_never_worse_than_the_start(scene) -> None:
     start = scene.viewpoint[:, None] + 0.3 * torch.randn(5, 4, 3, generator=generator)
     before = pose_loss(scene.evidence, start, scene.renderer)
     for rate in (0.05, 1.0):  # a far too large step must not harm
-        best, loss = refine(scene.evidence, start, scene.renderer, step_unit(SPACE), 6, rate, 0.3)
+        best, loss = refine(scene.evidence, start, scene.renderer, torch.ones(3), 6, rate, 0.3)
         assert (loss <= before + 1e-6).all()
         assert torch.allclose(pose_loss(scene.evidence, best, scene.renderer), loss, atol=1e-6)
 
 
 def test_no_step_returns_the_start(scene) -> None:
     start = scene.viewpoint[:, None] + 0.1
-    best, loss = refine(scene.evidence, start, scene.renderer, step_unit(SPACE), 0, 0.1, 0.3)
+    best, loss = refine(scene.evidence, start, scene.renderer, torch.ones(3), 0, 0.1, 0.3)
     assert torch.equal(best, start) and torch.allclose(loss, pose_loss(scene.evidence, start, scene.renderer))
 
 
@@ -157,18 +157,6 @@ def test_unknown_solvers_are_named() -> None:
         SolverSettings(name="newton")
     with pytest.raises(ConfigError, match=r"Unknown objective 'sum'.*'area', 'likelihood'"):
         SolverSettings(objective="sum")
-
-
-def test_the_last_degrees_are_found_on_the_other_evidence_and_the_rest_is_not(scene) -> None:
-    """Where side faces score more than they should, a mean over the covered cells turns the object towards the side."""
-    space, settings = PoseSpace(24, [5.0, 20.0], [0.0]), SolverSettings(objective="area")
-    side = (scene.mesh.vertices[:, 0].abs() > 0.99 * scene.mesh.vertices[:, 0].abs().max()).float()
-    spoiled = scene.evidence.less(-0.6 * side)
-    plain, mended = (solve(spoiled, space, scene.renderer, settings, last) for last in (None, scene.evidence))
-    assert torch.equal(plain.loss, mended.loss) and torch.equal(plain.start, mended.start)
-    error = [torch.rad2deg(viewpoint_error(each.viewpoint, scene.viewpoint)) for each in (plain, mended)]
-    close = error[0] < 30  # the peak is the right one
-    assert close.sum() >= 3 and error[0][close].mean() > 2 * error[1][close].mean()
 
 
 def test_a_centre_that_is_off_is_found_sideways_and_turns_nothing(make_scene) -> None:

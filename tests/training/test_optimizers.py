@@ -1,11 +1,13 @@
 """Learning rates of the parts of a network; that of the methods is tested with them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import Backbone, BackboneSpec
-from nvsm_lightning.training.optimizers import stage_rates
+from nvsm_lightning.training.optimizers import counted_from_start, stage_rates
 
 
 def rates_of(backbone: Backbone, layer_decay: float) -> dict[str, float]:
@@ -54,3 +56,11 @@ def test_a_method_hands_its_decay_on_and_refuses_a_senseless_one() -> None:
     for bad in (0.0, -0.5, 1.5):
         with pytest.raises(ConfigError, match="layer_decay"):
             NeMo(layer_decay=bad, **spec)
+
+
+def test_negative_milestones_count_back_from_the_last_epoch() -> None:
+    assert counted_from_start([3, -4, -2], SimpleNamespace(max_epochs=24)) == [3, 20, 22]
+    assert counted_from_start([3], None) == [3]
+    for trainer in (None, SimpleNamespace(max_epochs=-1), SimpleNamespace(max_epochs=3)):
+        with pytest.raises(ConfigError, match="max_epochs"):
+            counted_from_start([-4], trainer)
