@@ -92,8 +92,9 @@ RIVALS = sorted(set(NAMES["methods"]) - {"nvsm", "nemo"})
 def test_settings_that_a_method_lacks_are_named_and_not_dropped_in_silence(parse, method):
     names = ("car_7shot", "datasets/stanford_cars", f"methods/{method}")
     missing = left_out([str(CONFIGS / f"{name}.yaml") for name in names], parse("fit", *files(*names))["model"])
-    unlearned = ["learning_rate"] if method in ("nearest", "prior", "random") else []
-    assert missing == [*unlearned, "space", "match", "solver"]
+    trained = method not in ("nearest", "prior", "random")
+    rates = [] if trained else ["learning_rate", "milestones"]
+    assert missing == [*rates[:1], "space", *rates[1:], "match", "solver"]
 
 
 @pytest.mark.parametrize(("method", "expected"), [("nemo", ["match"]), ("nvsm", [])])
