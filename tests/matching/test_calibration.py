@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
-from nvsm_lightning.matching.calibration import calibrate
+from nvsm_lightning.matching.calibration import LEAST, ROUNDS, calibrate
 
 POSES = 36
 GRID = torch.tensor([(math.radians(10 * pose), 0.0, 0.0) for pose in range(POSES)])
@@ -66,7 +66,7 @@ def test_none_changes_nothing_and_missing_losses_stay_missing() -> None:
     assert calibrate(losses, APART, "none", RADIUS) is losses
     losses[3] = torch.nan
     losses[5, 7] = torch.inf
-    for kind in ("zscore", "robust"):
+    for kind in ("zscore", "robust", "balanced"):
         found = calibrate(losses, APART, kind, RADIUS)
         assert found[3].isnan().all() and found[5, 7].isinf()
         rest = torch.ones(len(losses), dtype=torch.bool)
@@ -77,3 +77,30 @@ def test_none_changes_nothing_and_missing_losses_stay_missing() -> None:
 def test_a_handful_of_pictures_is_left_as_it_is() -> None:
     losses = biased_losses(torch.tensor([0.0, 90.0, 180.0]), 0.2)
     assert torch.equal(calibrate(losses, APART, "robust", RADIUS), losses)
+
+
+def test_the_balanced_null_picture_by_picture() -> None:
+    """Each picture divided by how many have a pose near its own, LEAST at least; six rounds."""
+    losses, radius = biased_losses(pool("front")[60:140], 0.2).double(), math.radians(30)
+    null = torch.zeros(POSES, dtype=torch.float64)
+    for _ in range(ROUNDS):
+        best = [int((row - null).argmin()) for row in losses]
+        weight = [1 / max(LEAST, sum(bool(APART[own, other] <= radius) for other in best)) for own in best]
+        null = sum(share * row for share, row in zip(weight, losses, strict=True)) / sum(weight)
+    assert torch.allclose(calibrate(losses, APART, "balanced", radius), losses - null, atol=1e-9)
+    assert not torch.allclose(null, losses.mean(0), atol=0.01)  # the weights matter
+
+
+@pytest.mark.parametrize("kind", ["uniform", "front"])
+def test_the_balanced_null_removes_the_bias_of_pools_that_show_all_views(kind) -> None:
+    truth = pool(kind)
+    losses = biased_losses(truth, 0.2)
+    plain, balanced = (right(calibrate(losses, APART, name, math.radians(30)), truth) for name in ("none", "balanced"))
+    assert plain < 0.9 and balanced > 0.97
+
+
+def test_a_pool_of_rears_suffers_less_from_the_balanced_null_than_from_the_plain_mean() -> None:
+    truth = pool("rear")
+    losses = biased_losses(truth, 0.0)
+    balanced = right(calibrate(losses, APART, "balanced", math.radians(30)), truth)
+    assert right(calibrate(losses, APART, "zscore", RADIUS), truth) + 0.1 < balanced
