@@ -8,10 +8,10 @@ their mean alone: dividing by their deviation, too, was better on pools of front
 on uniform ones (frozen features, 2,600 cars).
 
 The balanced null is the mean over all pictures, each weighted by how few others have its pose, as if every view that
-the pool shows were as frequent as any other. After the first rounds it is the better one: with seven labels and 2,600
-cars, most of them fronts, cars seen straight from the front are taken for rears (130 of 191; with it 56), and of pools
-of fronts, of even views and of rears alone it changes the share of right poses by +5, +2 and -7 points, the plain mean
-by +2, +3 and -11 (seed 0; seed 1: 0, 0 and -5; -3, 0 and -9).
+the pool shows were as frequent as any other. It suits trained features: of 2,600 cars, most of them fronts, models of
+seven labels have 94.2 instead of 89.9 % right with it (another draw: 93.8 instead of 93.4; robust 91.3 and 88.5). Of
+the fronts alone, of even views and of the rears alone it changes that by +4, +3 and -5 points (-1, +1 and -3), the
+plain mean by +2, +3 and -11 (-3, 0 and -9).
 """
 
 import torch
