@@ -240,3 +240,11 @@ def test_a_front_back_symmetric_object_has_no_margin(pictures) -> None:
     found = match(evidence, losses, pictures.renderer, "area", 0)
     plain = match(evidence_of(pictures), bank_losses(pictures), pictures.renderer, "area", 0)
     assert found.margin.mean() < 0.35 * plain.margin.mean(), (found.margin, plain.margin)
+
+
+def test_later_rounds_have_a_calibration_of_their_own() -> None:
+    settings = MatchSettings(calibration="robust", calibration_rounds=2, later_calibration="balanced")
+    assert [settings.calibration_in(round) for round in range(4)] == ["robust", "robust", "balanced", "balanced"]
+    assert MatchSettings(calibration="robust").calibration_in(1) == "none"
+    with pytest.raises(ConfigError, match="calibration"):
+        MatchSettings(later_calibration="something")
