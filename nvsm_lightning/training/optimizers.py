@@ -19,7 +19,10 @@ def counted_from_start(milestones: list[int], trainer: Any) -> list[int]:
         return milestones
     epochs = getattr(trainer, "max_epochs", None) or -1
     if epochs + min(milestones) < 0:
-        raise ConfigError(f"model.milestones {milestones} count back from trainer.max_epochs, which is {epochs}.")
+        raise ConfigError(
+            f"model.milestones {milestones} count back from the last epoch, and trainer.max_epochs is {epochs}. "
+            "Train longer, or set --model.milestones [] for rates that do not fall."
+        )
     return [each if each >= 0 else epochs + each for each in milestones]
 
 
