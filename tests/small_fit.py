@@ -27,7 +27,7 @@ from nvsm_lightning.training.trainer import EMTrainer
 EVENTS = (
     "start_matching", "match", "finish_matching", "training_step", "on_before_optimizer_step", "on_train_epoch_end",
 )  # fmt: skip
-EM = EMSchedule(rounds=2, epochs_per_round=2, warmup_epochs=1)
+EM = EMSchedule(rounds=2, epochs_per_round=2, warmup_epochs=1, restarts=[0])
 EPOCHS = 5
 
 

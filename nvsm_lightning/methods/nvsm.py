@@ -60,7 +60,14 @@ class NVSM(NeMo):
         self.anchor_viewpoints: Tensor | None = None
         self.objective, self.mirrored = "", False
         self.matches: dict[str, Tensor] = {}
+        self.beginning: dict[str, Tensor] = {}
         self.products: dict[tuple[str, FeatureRenderer], GridProducts] = {}
+
+    def setup(self, stage: str) -> None:
+        """Before a checkpoint is loaded: keep the weights that a fit begins with, if it will go back to them."""
+        super().setup(stage)
+        if stage == "fit" and self.trainer.em.restarts:  # type: ignore[attr-defined]
+            self.beginning = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def start_matching(self, round: int, data: Any) -> None:
         """Features of the labelled pictures at their own poses, from the current backbone; the score of this round."""
@@ -188,7 +195,17 @@ class NVSM(NeMo):
         }  # fmt: skip
         data.accept(round, labels.index, labels.viewpoint, label_weights(rank[labels.index], settings.weight))
         self._report(labels, found.viewpoint, data)
+        if self.trainer.em.restarts_after(round):  # type: ignore[attr-defined]
+            self.start_afresh(data)
         self.refill_bank(data)
+
+    def start_afresh(self, data: Any) -> None:
+        """Back to the weights, the bank and the optimiser that the fit began with (``trainer.em.restarts``)."""
+        self.model.load_state_dict(self.beginning)
+        torch.clear_autocast_cache()  # it holds copies of the weights as they were
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()
+        self.start_training(data)
 
     def refill_bank(self, data: Any) -> None:
         """Set the bank from labelled and pseudo-labelled pictures, unless ``bank.refill`` is "once"."""

@@ -1,6 +1,6 @@
 """When the E-steps of NVSM happen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nvsm_lightning.errors import ConfigError
 
@@ -24,6 +24,9 @@ class EMSchedule:
             them), for `nvsm match`. A fit is resumed from last.ckpt, not from these.
         pool_per_round: pool pictures that an E-step looks at, others in every round until all had their turn; 0 = the
             whole pool. An M-step of three epochs draws fewer than a thousand of them.
+        restarts: rounds (from 0; negative: from the last) after whose E-step the network goes back to the weights it
+            began with and learns from the new pseudo labels alone. What the wrong ones of the first rounds have taught
+            it is forgotten; else it goes on confirming its own mistakes. Leave it several epochs after the last.
     """
 
     rounds: int = 0
@@ -33,6 +36,7 @@ class EMSchedule:
     pool_per_round: int = 0
     many_labels: int = 0
     many_warmup_epochs: int = 12
+    restarts: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         least = (self.rounds, self.warmup_epochs, self.pool_per_round, self.many_labels, self.many_warmup_epochs)
@@ -41,6 +45,13 @@ class EMSchedule:
                 "trainer.em needs rounds >= 0, epochs_per_round >= 1, warmup_epochs >= 0, pool_per_round >= 0, "
                 f"many_labels >= 0 and many_warmup_epochs >= 0; got {self}."
             )
+
+        if self.rounds and any(not -self.rounds <= number < self.rounds for number in self.restarts):
+            raise ConfigError(f"trainer.em.restarts {self.restarts} names rounds that are not among {self.rounds}.")
+
+    def restarts_after(self, number: int) -> bool:
+        """Whether the network starts afresh after the E-step of round ``number``."""
+        return number in (each % self.rounds for each in self.restarts)
 
     def round_at(self, epoch: int) -> int | None:
         """The round whose E-step comes just before ``epoch``, or None."""

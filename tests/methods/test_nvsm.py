@@ -174,6 +174,23 @@ def checkpointed(folder: Path) -> dict:
     return {"callbacks": [saver], "enable_checkpointing": True}
 
 
+def test_a_restart_forgets_all_but_the_pseudo_labels(make_method, make_data, make_trainer) -> None:
+    method, data, seen = make_method(), make_data(), []
+    start = {name: value.clone() for name, value in method.model.backbone.named_parameters()}
+    refill = method.refill_bank
+
+    def watched(data) -> None:
+        moments = sum(len(optimizer.state) for optimizer in method.trainer.optimizers)
+        weights = dict(method.model.backbone.named_parameters())
+        seen.append((all(torch.equal(start[name], weights[name]) for name in start), moments, data.round))
+        refill(data)
+
+    method.refill_bank = watched
+    make_trainer(EMSchedule(rounds=3, epochs_per_round=1, restarts=[-2]), 3).fit(method, data)
+    assert [(begun, round) for begun, _, round in seen] == [(True, 0), (True, 1), (False, 2)]
+    assert seen[0][1] == seen[1][1] == 0 < seen[2][1]
+
+
 @pytest.mark.parametrize("crash", [(1, 1), (2, 0)])
 def test_resuming_inside_the_rounds_is_exact(make_method, make_data, make_trainer, tmp_path, crash) -> None:
     em = EMSchedule(rounds=2, epochs_per_round=2)
