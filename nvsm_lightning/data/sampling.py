@@ -1,6 +1,5 @@
 """Which pictures make up a training epoch: one seeded stream, the same for any number of processes."""
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -9,16 +8,12 @@ from torch import Generator, Tensor
 from torch.utils.data import DistributedSampler
 
 from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.geometry.viewpoints import azimuth_bin
 
 AZIMUTH_BINS = 12  # that training is balanced over
 MANY_LABELS = 100  # from here on labelled pictures are balanced too
 
 Draw = tuple[int, int]  # (entry, seed of its augmentation)
-
-
-def azimuth_bin(viewpoint: Float[Tensor, "entry 3"], bins: int) -> Int64[Tensor, " entry"]:
-    """Which of ``bins`` equal parts of the turn each azimuth lies in."""
-    return (viewpoint[:, 0] % (2 * math.pi) / (2 * math.pi) * bins).long().clamp_max(bins - 1)
 
 
 def draw_weights(

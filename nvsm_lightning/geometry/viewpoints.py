@@ -12,7 +12,7 @@ import math
 
 import roma
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -81,3 +81,8 @@ def mirror_viewpoint(viewpoint: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*ba
 def wrap_angle(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """The same angle in [-pi, pi), radians."""
     return (angle + math.pi) % (2 * math.pi) - math.pi
+
+
+def azimuth_bin(viewpoint: Float[Tensor, "entry 3"], bins: int) -> Int[Tensor, " entry"]:
+    """Which of ``bins`` equal parts of the turn each azimuth lies in."""
+    return (viewpoint[:, 0] % (2 * math.pi) / (2 * math.pi) * bins).long().clamp_max(bins - 1)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError
-from nvsm_lightning.geometry.viewpoints import viewpoint_error
+from nvsm_lightning.geometry.viewpoints import azimuth_bin, viewpoint_error
 from nvsm_lightning.matching.pseudo import PseudoLabels
 
 TURN_BINS = 12
@@ -103,7 +103,7 @@ def select(
     share = settings.share(round, rounds)
     rank = torch.where(eligible, gate_rank(score, margin, settings.gate), -torch.inf)
     keep = _best(rank, usable, share, least=1)  # one, of a pool of one or two
-    bins = (viewpoint[:, 0].nan_to_num() % (2 * torch.pi) / (2 * torch.pi) * TURN_BINS).long().clamp_max(TURN_BINS - 1)
+    bins = azimuth_bin(viewpoint.nan_to_num(), TURN_BINS)
     for turn in range(TURN_BINS):
         keep |= _best(rank, usable & (bins == turn), share * settings.bin_floor)
     index = (keep & eligible).nonzero()[:, 0]

@@ -7,8 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from nvsm_lightning.data import CropSpec, PoseCSV, sampling
 from nvsm_lightning.data.record import viewpoints
-from nvsm_lightning.data.sampling import azimuth_bin
 from nvsm_lightning.errors import ConfigError, DataError
+from nvsm_lightning.geometry.viewpoints import azimuth_bin
 
 SPEC = CropSpec(32, 64, 50.0)
 
