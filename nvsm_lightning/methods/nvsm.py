@@ -195,17 +195,16 @@ class NVSM(NeMo):
         }  # fmt: skip
         data.accept(round, labels.index, labels.viewpoint, label_weights(rank[labels.index], settings.weight))
         self._report(labels, found.viewpoint, data)
-        if self.trainer.em.restarts_after(round):  # type: ignore[attr-defined]
-            self.start_afresh(data)
         self.refill_bank(data)
 
     def start_afresh(self, data: Any) -> None:
-        """Back to the weights, the bank and the optimiser that the fit began with (``trainer.em.restarts``)."""
+        """Back to the weights and the optimiser that the fit began with; the bank is filled from the present labels."""
         self.model.load_state_dict(self.beginning)
         torch.clear_autocast_cache()  # it holds copies of the weights as they were
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
         self.start_training(data)
+        self.refill_bank(data)
 
     def refill_bank(self, data: Any) -> None:
         """Set the bank from labelled and pseudo-labelled pictures, unless ``bank.refill`` is "once"."""

@@ -62,6 +62,11 @@ class MovingAverage(WeightAveraging):
             if hasattr(method, "refill_bank"):
                 method.refill_bank(trainer.datamodule)  # type: ignore[attr-defined]
 
+    def on_restart(self, trainer: Trainer, method: LightningModule, number: int) -> None:
+        """The average begins again, with the next step."""
+        assert self._average_model is not None
+        self._average_model.n_averaged.zero_()
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over the average of a checkpoint."""
         if self._average_model is not None:  # else nothing is trained, and the weights loaded are the average

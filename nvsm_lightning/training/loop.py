@@ -36,6 +36,9 @@ class Matcher(Protocol):
         hand them to ``data.accept``.
         """
 
+    def start_afresh(self, data: Any) -> None:
+        """Go back to the weights that the fit began with, keeping the pseudo labels (``trainer.em.restarts``)."""
+
 
 class EMLoop(_FitLoop):
     """Fit loop alternating E-steps over the unlabelled pool with M-step epochs."""
@@ -92,8 +95,8 @@ class EMLoop(_FitLoop):
     def e_step(self, number: int) -> None:
         """Match this process's share of the pool, merge the shares, accept the pseudo labels (the same on every
         process). Callbacks that have ``on_e_step_start(trainer, method, number)`` are called first, and those that have
-        ``on_e_step_end`` last and in reverse order, so that what the first one has set up is there for all; without
-        gradients.
+        ``on_e_step_end`` last and in reverse order, so that what the first one has set up is there for all; then, where
+        the network starts afresh, those that have ``on_restart``. Without gradients.
         """
         trainer, method = self.trainer, self.trainer.lightning_module
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -115,6 +118,9 @@ class EMLoop(_FitLoop):
         rows = torch.where(table[:, -1:] > 0, table[:, :-1], torch.nan)
         method.finish_matching(number, rows, data)
         self._call(reversed(trainer.callbacks), "on_e_step_end", number)  # type: ignore[attr-defined]
+        if self.em.restarts_after(number):
+            method.start_afresh(data)
+            self._call(trainer.callbacks, "on_restart", number)  # type: ignore[attr-defined]
 
     def _call(self, callbacks: Iterable[Callback], hook: str, number: int) -> None:
         for callback in callbacks:

@@ -89,6 +89,16 @@ def test_e_steps_validation_and_the_end_have_the_average_and_training_goes_on_as
     assert all(torch.equal(saved[name], value) for name, value in method.state_dict().items())
 
 
+def test_the_average_starts_afresh_with_the_network(tmp_path: Path) -> None:
+    method = Watched()
+    trainer_of(tmp_path, EMSchedule(2, 2, restarts=[1]), 4).fit(method, TinyData())
+    first_layer = method.after[1][:56]  # what is trained from the second E-step on
+    assert torch.equal(first_layer, torch.full((56,), 0.1))
+    since = averages([step for step in method.steps[max(method.matched) :]])
+    assert torch.allclose(weights(method.net), since[-1], atol=1e-5)
+    assert not torch.allclose(weights(method.net), averages(method.steps)[-1], atol=1e-3)
+
+
 def test_the_averaged_bank_has_unit_vertices_and_the_right_counters(tmp_path: Path) -> None:
     method = Watched()
     trainer_of(tmp_path, EMSchedule(2, 2), 4).fit(method, TinyData())

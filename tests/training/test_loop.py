@@ -115,6 +115,13 @@ class Tiny(NoMatch):
     def finish_matching(self, round: int, rows: Tensor, data: TinyData) -> None:
         data.accept(round, rows[:, 0])
 
+    def start_afresh(self, data: TinyData) -> None:
+        assert not self.training and not torch.is_grad_enabled()
+        self.log_of_events.append(f"afresh with the labels of {data.round}")
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.fill_(0.1)
+
 
 def trainer_of(folder: Path, em: EMSchedule, epochs: int = 6, save: str = "validation", **kwargs) -> EMTrainer:
     checkpoints = ModelCheckpoint(
@@ -152,6 +159,15 @@ def test_events_come_in_the_order_of_the_schedule_and_loaders_are_built_once_per
     assert max(method.trained[0]) < LABELLED <= max(method.trained[1])
     assert data.built == 3  # for the warm-up and for each round
     assert method.training  # the mode from before the E-step
+
+
+def test_the_network_starts_afresh_once_the_labels_are_accepted(tmp_path: Path) -> None:
+    method = Tiny()
+    trainer_of(tmp_path, EMSchedule(2, 2, 1, restarts=[-1]), 5).fit(method, TinyData())
+    assert method.log_of_events == [
+        "start", "epoch 0", "match 0", "epoch 1", "epoch 2", "match 1", "afresh with the labels of 1", "epoch 3",
+        "epoch 4",
+    ]  # fmt: skip
 
 
 def test_callbacks_hear_of_each_e_step_once_its_labels_are_accepted(tmp_path: Path) -> None:
