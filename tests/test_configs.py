@@ -95,10 +95,10 @@ def test_settings_that_a_method_lacks_are_named_and_not_dropped_in_silence(parse
     missing = left_out([str(CONFIGS / f"{name}.yaml") for name in names], parse("fit", *files(*names))["model"])
     trained = method not in ("nearest", "prior", "random")
     rates = [] if trained else ["learning_rate", "milestones"]
-    assert missing == [*rates[:1], "space", *rates[1:], "match", "solver"]
+    assert missing == [*rates[:1], "space", *rates[1:], "match", "selection", "solver"]
 
 
-@pytest.mark.parametrize(("method", "expected"), [("nemo", ["match"]), ("nvsm", [])])
+@pytest.mark.parametrize(("method", "expected"), [("nemo", ["match", "selection"]), ("nvsm", [])])
 def test_nemo_and_nvsm_lack_nothing_but_the_e_step(parse, method, expected):
     names = ("car_7shot", "datasets/stanford_cars", f"methods/{method}")
     assert (
@@ -191,7 +191,7 @@ def test_the_other_commands_read_the_same_files(parse, command):
 
 @pytest.mark.parametrize(
     ("labels", "method", "warmup", "epochs"),
-    [(7, "nvsm", 0, 12), (19, "nvsm", 0, 12), (20, "nvsm", 12, 24), (50, "nemo", 0, 12)],
+    [(7, "nvsm", 0, 20), (19, "nvsm", 0, 20), (20, "nvsm", 6, 26), (50, "nemo", 0, 20)],
 )
 def test_many_labels_are_trained_on_before_the_first_e_step(parse, labels, method, warmup, epochs):
     words = ["--data.labels", str(labels)]
