@@ -229,7 +229,7 @@ def test_two_processes_train_the_model_that_one_trains(
     for world, strategy in ((1, "auto"), (2, "ddp_spawn")):
         options = {"devices": world, "strategy": strategy, "num_sanity_val_steps": 0, "precision": precision}
         options["callbacks"] = [MovingAverage(0.8)] if averaged else []
-        trainer = make_trainer(EMSchedule(2, 2), 4, **options)
+        trainer = make_trainer(EMSchedule(2, 2, restarts=[1]), 4, **options)
         trainer.fit(make_method(Recorded, backbone=backbone), make_data(batch_size=4 // world))
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1_0", "2_0", "2_1"))
     start = make_method(backbone=backbone).state_dict()
