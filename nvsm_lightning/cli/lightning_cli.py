@@ -18,7 +18,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -206,6 +206,8 @@ class NVSMCLI(LightningCLI):
         if self.subcommand != "fit":  # nothing to save, and no reason to speak of another run's checkpoint folder
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
             config["enable_checkpointing"] = False
+        if config.get("enable_progress_bar") is False:  # base.yaml names the bar, and Lightning refuses to have both
+            config["callbacks"] = [each for each in config["callbacks"] or [] if not isinstance(each, ProgressBar)]
         return super()._instantiate_trainer(config, callbacks)
 
     def before_fit(self) -> None:

@@ -64,10 +64,23 @@ class NVSM(NeMo):
         self.products: dict[tuple[str, FeatureRenderer], GridProducts] = {}
 
     def setup(self, stage: str) -> None:
-        """Before a checkpoint is loaded: keep the weights that a fit begins with, if it will go back to them."""
+        """Keep the weights that a fit begins with, if it will go back to them. (A checkpoint is loaded after this.)"""
         super().setup(stage)
         if stage == "fit" and self.trainer.em.restarts:  # type: ignore[attr-defined]
             self.beginning = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As usual, with the weights that the fit began with while it will yet go back to them: a resumed fit need not
+        be given the same seed and weight file.
+        """
+        super().on_save_checkpoint(checkpoint)
+        if self.beginning and self.trainer.em.restarts_later(self.trainer.datamodule.round):  # type: ignore[attr-defined]
+            checkpoint["beginning"] = self.beginning
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take both back."""
+        super().on_load_checkpoint(checkpoint)
+        self.beginning = checkpoint.get("beginning", self.beginning)
 
     def start_matching(self, round: int, data: Any) -> None:
         """Features of the labelled pictures at their own poses, from the current backbone; the score of this round."""

@@ -53,6 +53,10 @@ class EMSchedule:
         """Whether the network starts afresh after the E-step of round ``number``."""
         return number in (each % self.rounds for each in self.restarts)
 
+    def restarts_later(self, number: int) -> bool:
+        """Whether the network will start afresh after a round behind ``number`` (-1: before the first)."""
+        return any(self.restarts_after(later) for later in range(number + 1, self.rounds))
+
     def round_at(self, epoch: int) -> int | None:
         """The round whose E-step comes just before ``epoch``, or None."""
         number, rest = divmod(epoch - self.warmup_epochs, self.epochs_per_round)

@@ -131,7 +131,9 @@ def test_a_new_fit_in_an_old_folder_leaves_nothing_of_the_old_one(place, tmp_pat
     (tmp_path / "tables" / "matches_round_07.csv").touch()
     (tmp_path / "results.json").touch()
     (tmp_path / "notes.txt").touch()
-    nvsm(place, "fit", "--run_dir", str(tmp_path), "--trainer.max_epochs", "1", "--test_after_fit", "false")
+    quiet = ("--test_after_fit", "false", "--trainer.enable_progress_bar", "false")
+    cli = nvsm(place, "fit", "--run_dir", str(tmp_path), "--trainer.max_epochs", "1", *quiet)
+    assert cli.trainer.progress_bar_callback is None
     assert not (tmp_path / "tables" / "matches_round_07.csv").exists()
     assert not (tmp_path / "results.json").exists()
     assert (tmp_path / "notes.txt").exists()

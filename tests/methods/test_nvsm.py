@@ -191,6 +191,24 @@ def test_a_restart_forgets_all_but_the_pseudo_labels(make_method, make_data, mak
     assert seen == [(True, False, 0), (True, False, 1), (False, True, 2)]
 
 
+def test_a_resumed_fit_restarts_from_the_weights_that_the_first_one_began_with(
+    make_method, make_data, make_trainer, tmp_path
+) -> None:
+    """Whatever it is given itself, and the finished checkpoint is no larger for it."""
+    em, last = EMSchedule(rounds=3, epochs_per_round=1, restarts=[1]), str(tmp_path / "last.ckpt")
+    method, resumed = make_method(), make_method()
+    start = {name: value.clone() for name, value in method.model.state_dict().items()}
+    make_trainer(EMSchedule(rounds=1, epochs_per_round=1), 1).fit(resumed, make_data())  # other weights
+    assert not all(torch.equal(start[name], value) for name, value in resumed.model.state_dict().items())
+    trainer = make_trainer(em, 4, **checkpointed(tmp_path))
+    trainer.fit_loop.max_epochs = 1  # as if it had been stopped there
+    trainer.fit(method, make_data())
+    assert "beginning" in torch.load(last)
+    make_trainer(em, 4, **checkpointed(tmp_path)).fit(resumed, make_data(), ckpt_path=last)
+    assert all(torch.equal(start[name], value) for name, value in resumed.beginning.items())
+    assert "beginning" not in torch.load(last)
+
+
 @pytest.mark.parametrize("crash", [(1, 1), (2, 0)])
 def test_resuming_inside_the_rounds_is_exact(make_method, make_data, make_trainer, tmp_path, crash) -> None:
     em = EMSchedule(rounds=2, epochs_per_round=2)

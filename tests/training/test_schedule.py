@@ -29,7 +29,9 @@ def test_schedules_that_cannot_be_are_errors(wrong) -> None:
 def test_restarts_follow_their_rounds_counted_from_either_end() -> None:
     schedule = EMSchedule(4, restarts=[-1, 1])
     assert [schedule.restarts_after(number) for number in range(4)] == [False, True, False, True]
+    assert [schedule.restarts_later(number) for number in range(-1, 4)] == [True, True, True, True, False]
     assert not EMSchedule(4).restarts_after(3)
+    assert not EMSchedule(4).restarts_later(-1)
     with pytest.raises(ConfigError, match="names rounds that are not among 2"):
         EMSchedule(2, restarts=[-3])
     EMSchedule(0, restarts=[-1])  # what a data set's file says of NVSM does not stop NeMo
