@@ -2,17 +2,19 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nvsm_lightning.bench.finished import given_runs
 from nvsm_lightning.bench.options import common, numbers, parser, run_folders
-from nvsm_lightning.bench.split_tables import MEAN, WEIGHTED, common_notes, long_sheet, split_row, write_split
+from nvsm_lightning.bench.split_tables import MEAN, SHOWN, WEIGHTED, common_notes, long_sheet, split_row, write_split
+from nvsm_lightning.bench.statistics import Source
 from nvsm_lightning.bench.study import Check, Collected, Options, Study, Variant, read_yaml
 from nvsm_lightning.bench.tables import write_tables
 from nvsm_lightning.errors import ConfigError
 
 METHODS = Path("configs") / "methods"
+MOST_OBJECTS = 12  # that fit beside one another
 USAGE = "--config FILE [--config FILE ...] --out DIR [options] [further options of nvsm fit]"
 TEXT = """\
 Fits every method with every number of labels for several label draws and writes one table as CSV, Markdown, LaTeX and
@@ -25,7 +27,8 @@ all fits. Finished fits are kept, interrupted ones resumed: the same command goe
 only, write it into a file of its own and name it in --methods.
 
 With --categories every category is a model of its own; the table is then of all their pictures together, and a second
-one, by_category, has each of them, their plain mean, and their mean weighted by pictures.
+one, by_category, has each of them, their plain mean, and their mean weighted by pictures. Where the test pictures show
+2 to 12 named objects or sequences (as EPFL's cars), by_object has each of these.
 
   nvsm bench few-shot --config configs/car_7shot.yaml --labels 7 --seeds 2 --methods nemo,nvsm --out runs/few_shot
 """
@@ -66,6 +69,8 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
     write_tables(study, collected, shared.tables, "Few-shot bench", with_published=True)
     if categories:
         write_categories(study, collected, shared.tables)
+    else:
+        write_objects(study, collected, shared.tables)
     return 0
 
 
@@ -88,18 +93,44 @@ def read_categories(text: str | None) -> dict[str, Options]:
 
 def write_categories(study: Study, collected: Sequence[Collected], folder: Path) -> None:
     """``by_category.*``: a column a category, and both means."""
+    note = "mean: of the categories; weighted mean: by their pictures (of medians too), as NeMo's code has it."
+    parts = (*study.categories, MEAN, WEIGHTED)
+    _write_parts(study, collected, folder, "category", parts, lambda one, source: study.categories[source[1]], note)
+
+
+def write_objects(study: Study, collected: Sequence[Collected], folder: Path) -> None:
+    """``by_object.*``: a column an object or sequence, where the test part shows a few that are named. Which of them
+    are turned around?
+    """
+    names = sorted({name for one in collected for name in one.objects.values()} - {""})
+    if 1 < len(names) <= MOST_OBJECTS:
+        note = "What the test pictures show, by the group of their records; mean: of these."
+        parts, shown = (*names, MEAN), (*SHOWN, "flip_180_rate")
+        _write_parts(study, collected, folder, "object", parts, lambda one, source: one.objects[source[2]], note, shown)
+
+
+def _write_parts(
+    study: Study,
+    collected: Sequence[Collected],
+    folder: Path,
+    what: str,
+    parts: Sequence[str],
+    part_of: Callable[[Collected, Source], str],
+    note: str,
+    shown: Sequence[str] = SHOWN,
+) -> None:
     rows = []
     for one in collected:
-        errors = {
-            category: {key: error for key, error in one.errors.items() if key[1] == fold}
-            for fold, category in enumerate(study.categories)
-        }
+        errors: dict[str, dict[Source, float]] = {part: {} for part in parts if part not in (MEAN, WEIGHTED)}
+        for source, error in one.errors.items():
+            if (part := part_of(one, source)) in errors:
+                errors[part][source] = error
         rows.append(split_row(one.variant.group, one.variant.name, errors, study.seeds))
-    first, parts = collected[0].one, (*study.categories, MEAN, WEIGHTED)
+    first = collected[0].one
     notes = common_notes(rows, study.seeds, [result for one in collected for result in one.results.values()])
-    notes.append("mean: of the categories; weighted mean: by their pictures (of medians too), as NeMo's code has it.")
-    title = f"Few-shot bench by category: {first['dataset']}" + (", rendered" if first["synthetic"] else "")
-    write_split(long_sheet(title, "labels", parts, rows, notes), rows, "labels", parts, folder, "by_category")
+    title = f"Few-shot bench by {what}: {first['dataset']}" + (", rendered" if first["synthetic"] else "")
+    sheet = long_sheet(title, "labels", parts, rows, [*notes, note], shown)
+    write_split(sheet, rows, "labels", parts, folder, f"by_{what}")
 
 
 def plan(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Variant, ...]:

@@ -26,7 +26,7 @@ from nvsm_lightning.bench.split_tables import (
     write_split,
 )
 from nvsm_lightning.bench.statistics import Source
-from nvsm_lightning.bench.study import Check, Collected, Study, read_errors
+from nvsm_lightning.bench.study import Check, Collected, Study, read_predictions
 from nvsm_lightning.data.pose_csv import OCCLUSION_FILE, read_table
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.report.results import write_text
@@ -156,7 +156,7 @@ def tested(
         for level in (CLEAN, *(each.name for each in conditions)):
             folder = tests.get((name, level), runs[name])
             found = errors.setdefault((one.variant.folder, level), {})
-            found |= {(seed, fold, key): error for key, error in read_errors(folder).items()}
+            found |= {(seed, fold, row["key"]): float(row["error_deg"]) for row in read_predictions(folder)}
             if level != CLEAN:
                 localised[one.variant.folder, seed, fold, level] = localise(runs[name], folder)
     return errors, localised

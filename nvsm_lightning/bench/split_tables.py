@@ -12,7 +12,7 @@ from nvsm_lightning.bench.statistics import METRICS, Cell, Pictures, Source, dra
 from nvsm_lightning.report.results import write_text
 
 SHOWN = ("acc_pi_6", "acc_pi_18", "med_err_deg")  # in the sheets; the CSV has all
-SHORT = {"acc_pi_6": "ACC pi/6", "acc_pi_18": "ACC pi/18", "med_err_deg": "median"}
+SHORT = {"acc_pi_6": "ACC pi/6", "acc_pi_18": "ACC pi/18", "med_err_deg": "median", "flip_180_rate": ">150 deg"}
 MEAN, WEIGHTED = "mean", "weighted mean"
 WIDE = 15  # columns that a terminal cannot hold
 
@@ -116,15 +116,22 @@ def wide_sheet(title: str, heading: str, parts: Sequence[str], rows: Sequence[Sp
     return Sheet(title, (heading, "method", *heads, *further), tuple(lines), tuple(notes), words=2)
 
 
-def long_sheet(title: str, heading: str, parts: Sequence[str], rows: Sequence[SplitRow], notes: Sequence[str]) -> Sheet:
+def long_sheet(
+    title: str,
+    heading: str,
+    parts: Sequence[str],
+    rows: Sequence[SplitRow],
+    notes: Sequence[str],
+    shown: Sequence[str] = SHOWN,
+) -> Sheet:
     """One line a metric and method, parts beside one another; narrow enough for a terminal."""
     further = list(dict.fromkeys(name for row in rows for name in row.further))
     lines = []
     for group in dict.fromkeys(row.group for row in rows):
-        for metric in SHOWN:
+        for metric in shown:
             for row in (row for row in rows if row.group == group and any(key[0] == metric for key in row.cells)):
                 texts = [_text(row.cells.get((metric, part))) for part in parts]
-                more = [row.further.get(name, "-") if metric == SHOWN[0] else "" for name in further]
+                more = [row.further.get(name, "-") if metric == shown[0] else "" for name in further]
                 lines.append(Line(row.kind, f"{metric} {group}", (group, SHORT[metric], row.name, *texts, *more)))
     return Sheet(title, (heading, "metric", "method", *parts, *further), tuple(lines), tuple(notes), words=3)
 

@@ -99,20 +99,24 @@ class Study:
                     name = self.name(variant, seed, fold)
                     one.results[seed, fold] = results[name]
                     one.runs[seed, fold] = given.get(name, fits / name)
-                    for key, error in read_errors(one.runs[seed, fold]).items():
-                        one.errors[seed, fold, key] = error
+                    for row in read_predictions(one.runs[seed, fold]):
+                        one.errors[seed, fold, row["key"]] = float(row["error_deg"])
+                        one.objects[row["key"]] = row.get("group") or ""
             collected.append(one)
         return collected
 
 
 @dataclass
 class Collected:
-    """The runs of a variant, by (seed, fold): results.json, folder, and the error in degrees of every test picture."""
+    """The runs of a variant, by (seed, fold): results.json, folder, and the error in degrees of every test picture;
+    ``objects`` names what each picture shows, where the data set tells.
+    """
 
     variant: Variant
     results: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     runs: dict[tuple[int, int], Path] = field(default_factory=dict)
     errors: dict[Source, float] = field(default_factory=dict)
+    objects: dict[str, str] = field(default_factory=dict)
 
     @property
     def one(self) -> dict[str, Any]:
@@ -120,13 +124,13 @@ class Collected:
         return next(iter(self.results.values()))
 
 
-def read_errors(run: Path) -> dict[str, float]:
-    """Error in degrees of every test picture of a run whose pose is known, by key."""
+def read_predictions(run: Path) -> list[dict[str, str]]:
+    """What a run has written of every test picture whose pose is known: key, error_deg, group and more."""
     path = run / "tables" / "predictions.csv"
     if not path.is_file():
         raise DataError(f"{path} is missing; remove {run} to fit it again.")
     with path.open(newline="", encoding="utf-8") as file:
-        return {row["key"]: float(row["error_deg"]) for row in csv.DictReader(file) if row["error_deg"]}
+        return [row for row in csv.DictReader(file) if row["error_deg"]]
 
 
 def read_folds(name: str | None) -> tuple[Options, ...]:

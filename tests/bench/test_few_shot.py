@@ -58,6 +58,13 @@ def test_a_bench_writes_every_form_of_its_tables_and_a_second_call_fits_nothing(
         ("nvsm", "1"),
     ]
 
+    objects = [row for row in rows_of(out / "by_object.csv") if row["metric"] == "flip_180_rate"]
+    own = [row for row in objects if row["method"] == "nvsm" and row["part"] != "mean"]
+    assert [row["part"] for row in own] == ["fully visible", "largely occluded", "partly occluded"]
+    weighed = sum(float(row["mean"]) * int(row["pictures"]) for row in own) / 400
+    assert weighed == pytest.approx(float(nvsm["flip_180_rate_mean"]), abs=1e-3)
+    assert "| >150 deg | nvsm |" in (out / "by_object.md").read_text()
+
     text = (out / "table.md").read_text()
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert "share a weight of one (80 such)" in text
