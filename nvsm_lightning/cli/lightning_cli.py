@@ -163,6 +163,8 @@ class NVSMCLI(LightningCLI):
             self._warm_up(self.config["fit"])
         clean = self.config.clone()[self.subcommand]
         clean["run_dir"] = clean["trainer.default_root_dir"] = None  # what starts from config.yaml is another run
+        if self.subcommand == "fit":
+            clean["ckpt_path"] = None  # of a resumed fit
         self.run_folder = self._fill_run_folder(self.config[self.subcommand])
         super().instantiate_classes()
         if clean.get("trainer.precision") == "auto":
@@ -194,7 +196,9 @@ class NVSMCLI(LightningCLI):
         earlier, first = folder / "config.yaml", folder / "config_first.yaml"
         if self.subcommand == "fit" and config.get("ckpt_path") and earlier.is_file() and not first.exists():
             shutil.copy(earlier, first)  # resuming writes config.yaml anew: what the run began with is kept
-        for logger in config.get("trainer.logger") or []:
+        loggers = config.get("trainer.logger")
+        loggers = [loggers] if isinstance(loggers, Namespace) else loggers if isinstance(loggers, list) else []
+        for logger in loggers:
             arguments = logger.get("init_args", Namespace())
             if "save_dir" in arguments:
                 arguments["save_dir"] = str(folder)
@@ -226,10 +230,18 @@ class NVSMCLI(LightningCLI):
     before_validate = before_test = before_predict = before_fit
 
     def after_fit(self) -> None:
-        """The test that ends every fit, on the weights in memory: those of last.ckpt, chosen by no hidden label."""
+        """The test that ends every fit (whose data have test pictures), on the weights in memory: those of last.ckpt,
+        chosen by no hidden label.
+        """
         if self._guarded():
             guard.keep_better(self.config["fit"]["guard"], self.model, self.datamodule, self.trainer, self.run_folder)
-        if self.config[self.subcommand]["test_after_fit"]:
+        if not getattr(self.datamodule, "test", True):
+            rank_zero_info(
+                "The fit is done. No picture is there to test it on (labelled rows with split test would be). Look at "
+                f"poses: nvsm predict --config {self.run_folder}/config.yaml --ckpt_path "
+                f"{self.run_folder}/checkpoints/last.ckpt --data.folder PICTURES"
+            )
+        elif self.config[self.subcommand]["test_after_fit"]:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

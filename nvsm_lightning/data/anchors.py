@@ -23,7 +23,7 @@ COMPONENTS = 64
 RESTARTS = 20
 GROUP = 8
 
-Features = Callable[[list[Record]], Float[Tensor, "picture dim"]]
+Features = Callable[[list[Record]], tuple[list[Record], Float[Tensor, "picture dim"]]]  # of the readable pictures
 
 
 def check_way(way: str, label_list: str | None) -> str:
@@ -52,8 +52,8 @@ def choose_anchors(
     known = [record for record in train if record.viewpoint is not None]
     if way == "kmeans":
         drawn = _random(len(train), min(CANDIDATES, len(train)), seed).sort().values
-        candidates = [train[index] for index in drawn.tolist()]
-        told = centred(features(candidates), [record.group for record in candidates])
+        candidates, told = features([train[index] for index in drawn.tolist()])
+        told = centred(told, [record.group for record in candidates])
         chosen = [candidates[index] for index in central(told, count, seed).tolist()]
         missing = [record.key for record in chosen if record.viewpoint is None]
         if missing:

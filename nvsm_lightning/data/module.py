@@ -65,6 +65,7 @@ class PoseData(LightningDataModule):
     """
 
     name = "pose"
+    azimuth_only = False  # whether the other angles of the true poses are a reader's assumptions
 
     def __init__(
         self,
@@ -176,9 +177,22 @@ class PoseData(LightningDataModule):
         """Write the keys of the labelled pictures, to be given back as ``--data.label_list``."""
         write_label_list(path, self.labelled)
 
+    def require_pool(self) -> None:
+        """Raise DataError if the pool is empty."""
+        if not self.pool:
+            raise DataError(
+                f"The pool of {self.root} is empty: all pictures of the train part are labelled. "
+                "Add pictures without labels, lower --data.labels, or train with labels only (method NeMo)."
+            )
+
     def pool_truth(self) -> Float[Tensor, "pool 3"]:
-        """True viewpoints of the pool in radians, NaN where unknown; for reports, nothing may be chosen by them."""
-        return viewpoints(self.pool)
+        """True viewpoints of the pool in radians, NaN where unknown (of an ``azimuth_only`` data set all but azimuths);
+        for reports, nothing may be chosen by them.
+        """
+        truth = viewpoints(self.pool)
+        if self.azimuth_only:
+            truth[:, 1:] = torch.nan
+        return truth
 
     # ------------------------------------------------------------------ pseudo labels
 
@@ -286,11 +300,7 @@ class PoseData(LightningDataModule):
         Raises:
             DataError: the pool is empty, or no picture of it can be read.
         """
-        if not self.pool:
-            raise DataError(
-                f"The pool of {self.root} is empty: all pictures of the train part are labelled. "
-                "Add pictures without labels, lower --data.labels, or train with labels only (method NeMo)."
-            )
+        self.require_pool()
         positions = parts.part_of_pool(self._usable_pool(), count, round, self.seed)[rank::world]
         offset = len(self.labelled)
         pool = PoseDataset(
@@ -319,7 +329,7 @@ class PoseData(LightningDataModule):
             self.predicted = self.test
             return self.test_dataloader()
         folder = parts.existing(self.folder, "--data.folder")
-        self.predicted = parts.folder_records(folder, self.category)
+        self.predicted = parts.folder_records(folder, self.category, "--data.folder")
         crops = Crops(self.predicted, self.crop, self._memory)
         usable = self._skip(crops, range(len(self.predicted)), "pictures of the folder")
         return self._loader(self._share(PoseDataset(crops, torch.arange(len(crops)), hidden(len(crops))), usable))
@@ -376,10 +386,12 @@ class PoseData(LightningDataModule):
         mine = positions[rank::world] if len(positions) >= world else positions
         return dataset if len(mine) == len(dataset) else Subset(dataset, mine)
 
-    def _described(self, records: list[Record]) -> Float[Tensor, "picture dim"]:
+    def _described(self, records: list[Record]) -> tuple[list[Record], Float[Tensor, "picture dim"]]:
+        """Those of the pictures that can be read, and what the network says of each."""
         crops = Crops(records, self.crop, CropMemory(0, self.crop_cache))
-        pictures = PoseDataset(crops, torch.arange(len(records)), hidden(len(records)))
-        return describe_pictures(self.trainer, self._loader(pictures))
+        usable, _ = crops.usable(range(len(records)), "pictures that --data.anchors kmeans may choose", *self._place())
+        pictures = PoseDataset(crops, torch.tensor(usable), hidden(len(usable)))
+        return [records[position] for position in usable], describe_pictures(self.trainer, self._loader(pictures))
 
     def _usable_pool(self) -> list[int]:
         if self._usable is None:

@@ -55,15 +55,16 @@ def part_of_pool(usable: Sequence[int], count: int, round: int, seed: int) -> li
     return [usable[place] for place in order[:count].sort().values.tolist()]
 
 
-def folder_records(folder: Path, category: str) -> list[Record]:
-    """All pictures below a folder, without labels, by name. Raises DataError if there are none."""
+def folder_records(folder: Path, category: str, option: str) -> list[Record]:
+    """All pictures below a folder, without labels, by name. Raises DataError, which names ``option``, if there are
+    none."""
     records = [
         Record(image=path, key=path.relative_to(folder).as_posix(), category=category, part="test", turned=True)
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in PICTURES
     ]
     if not records:
-        raise DataError(f"{folder} holds no pictures ({', '.join(PICTURES)}); give another --data.folder.")
+        raise DataError(f"{folder} holds no pictures ({', '.join(PICTURES)}); give another {option}.")
     return records
 
 

@@ -2,11 +2,13 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from nvsm_lightning.data.module import PoseData
+from nvsm_lightning.data.parts import existing, folder_records
 from nvsm_lightning.data.record import Record, check_record
 from nvsm_lightning.errors import DataError
 
@@ -42,16 +44,24 @@ class PoseCSV(PoseData):
         table: name of the table in the folder.
         images: folder of the pictures below that of the table (empty: the same folder).
         group_column: column that tells one object or sequence from another.
+        unlabelled: folder whose pictures, at any depth, join the pool without a row in the table; each whole picture is
+            the box. Pictures that the table names are not taken twice.
         kwargs: the arguments common to all data sets, see ``PoseData``.
     """
 
     name = "csv"
 
     def __init__(
-        self, root: str, table: str = "labels.csv", images: str = "", group_column: str = "group", **kwargs
+        self,
+        root: str,
+        table: str = "labels.csv",
+        images: str = "",
+        group_column: str = "group",
+        unlabelled: str = "",
+        **kwargs,
     ) -> None:
         super().__init__(root, **kwargs)
-        self.table, self.images, self.group_column = table, images, group_column
+        self.table, self.images, self.group_column, self.unlabelled = table, images, group_column, unlabelled
 
     def read(self, root: Path, test_only: bool = False) -> list[Record]:
         """One record a row; with ``test_only`` all labelled rows are test. See ``PoseData.read``."""
@@ -75,8 +85,17 @@ class PoseCSV(PoseData):
         _warn_radians([row for _, row in rows], file)
         if test_only:
             labelled = [record for record in records if record.viewpoint is not None]
-            return [Record(**{**vars(record), "part": "test"}) for record in labelled]
-        return records
+            return [replace(record, part="test") for record in labelled]
+        return records + (self._unlabelled({record.image.resolve() for record in records}) if self.unlabelled else [])
+
+    def _unlabelled(self, known: set[Path]) -> list[Record]:
+        folder = existing(self.unlabelled, "--data.unlabelled")
+        found = folder_records(folder, self.category, "--data.unlabelled")
+        return [
+            replace(record, part="train", key=f"{folder.resolve().name}/{record.key}")
+            for record in found
+            if record.image.resolve() not in known
+        ]
 
     def _record(self, row: dict[str, str], where: str, folder: Path) -> Record:
         angles = _numbers(row, ANGLES, where)

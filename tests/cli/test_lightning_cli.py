@@ -124,6 +124,20 @@ def test_a_fit_resumes_in_its_own_folder_and_keeps_its_metrics(place, tmp_path):
         validated = [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
     assert validated == ["0", "1", "2"]
     assert yaml.safe_load((run / "config_first.yaml").read_text())["trainer"]["max_epochs"] == 1
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None, "what starts from it is another fit"
+
+
+def test_a_few_labels_and_a_folder_of_pictures_are_enough_for_a_fit(place, tmp_path, caplog):
+    with (write_pictures(tmp_path) / "labels.csv").open() as file:
+        rows = list(csv.reader(file))
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(row[:-1] for row in rows[:6])  # five labels, no split
+    run = tmp_path / "run"
+    words = ("--data.root", str(tmp_path), "--data.unlabelled", str(tmp_path), "--trainer.max_epochs", "1")
+    cli = nvsm(place, "fit", "--run_dir", str(run), *words)
+    assert len(cli.datamodule.labelled) == 5 and len(cli.datamodule.pool) == 19
+    assert (run / "checkpoints" / "last.ckpt").is_file() and not (run / "results.json").exists()
+    assert "No picture is there to test it on" in caplog.text
 
 
 def test_a_new_fit_in_an_old_folder_leaves_nothing_of_the_old_one(place, tmp_path):

@@ -79,6 +79,13 @@ def test_a_list_is_a_list(folder, tmp_path) -> None:
     assert keys(make(folder, "spread", label_list=str(tmp_path / "labels.txt"))) == keys(data)
 
 
+def test_kmeans_does_not_look_at_damaged_pictures(folder) -> None:
+    (folder / "003.jpg").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="1 of 24 pictures that --data.anchors kmeans may choose are damaged"):
+        data = make(folder, "kmeans")
+    assert len(data.labelled) == 6 and "003.jpg" not in keys(data)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -144,6 +144,21 @@ def test_rows_of_other_categories_are_left_out(write_csv) -> None:
         read(folder, category="boat")
 
 
+def test_a_folder_of_unlabelled_pictures_joins_the_pool_once(write_csv) -> None:
+    folder = write_csv(pose_rows(3))
+    (folder / "more" / "deep").mkdir(parents=True)
+    for name in ("000.jpg", "deep/x.jpg"):  # the first has the name of a picture of the table
+        (folder / "more" / name).write_bytes((folder / "001.jpg").read_bytes())
+    records = read(folder, unlabelled=str(folder / "more"))
+    assert [record.key for record in records[3:]] == ["more/000.jpg", "more/deep/x.jpg"]
+    assert all(record.viewpoint is None and record.part == "train" for record in records[3:])
+    everything = read(folder, unlabelled=str(folder))  # the table's own folder
+    assert [record.key for record in everything[3:]] == ["set/more/000.jpg", "set/more/deep/x.jpg"]
+    assert len(PoseCSV(str(folder), unlabelled="nowhere").read(folder, test_only=True)) == 3
+    with pytest.raises(DataError, match=r"'nowhere' does not exist.*--data\.unlabelled"):
+        read(folder, unlabelled="nowhere")
+
+
 def test_test_root_leaves_out_unlabelled_rows(write_csv) -> None:
     folder = write_csv(pose_rows(4, split="train") + pose_rows(2, start=4, labelled=False))
     records = PoseCSV(str(folder)).read(folder, test_only=True)
