@@ -38,16 +38,19 @@ class Job:
         arguments: what follows ``nvsm fit``, without ``--run_dir``.
         command: of ``nvsm``.
         inputs: further files that it reads; a run on other contents is not of this job.
+        tested: whether ``results.json`` tells that it has ended. One that may end without (a fit whose data have no
+            test part) is started every time, which resumes a finished fit behind its last epoch.
     """
 
     name: str
     arguments: tuple[str, ...]
     command: str = "fit"
     inputs: tuple[str, ...] = ()
+    tested: bool = True
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, parallel: int = 1) -> dict[str, dict[str, Any]]:
-    """Run every job that has not been run and return the content of each job's ``results.json`` by name.
+    """Run every job that has not been run and return the content of each tested job's ``results.json`` by name.
 
     A run with ``results.json`` and the same arguments and configuration files is not run again; one with
     ``checkpoints/last.ckpt`` is resumed; one with other arguments or files is begun anew, the finished one being kept
@@ -74,7 +77,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, parallel: int = 1) -> dict[str, 
             + f"\n\nFailed: {', '.join(failed)}. The same command tries them again and keeps the finished ones; "
             "a folder that is removed is begun anew."
         )
-    return {job.name: read_results(folder / job.name) for job in jobs}
+    return {job.name: read_results(folder / job.name) for job in jobs if job.tested}
 
 
 def read_results(run: Path) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def finished(job: Job, folder: Path) -> bool:
     run = folder / job.name
     if (run / "config.yaml").is_file() and not (run / "job.json").is_file():
         raise ConfigError(f"{run} holds a run that was not made by this command; choose another --out, or remove it.")
-    return (run / "results.json").is_file() and _same(job, run)
+    return job.tested and (run / "results.json").is_file() and _same(job, run)
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
@@ -154,7 +157,8 @@ def _run(waiting: list[Job], folder: Path, parallel: int, board: "_Board") -> di
                 for process in [one for one in running if one.popen.poll() is not None]:
                     running.remove(process)
                     process.log.close()
-                    good = process.popen.returncode == 0 and (process.run / "results.json").is_file()
+                    written = not process.job.tested or (process.run / "results.json").is_file()
+                    good = process.popen.returncode == 0 and written
                     if not good:
                         failed[process.job.name] = _tail(process.run / "log.txt")
                     board.ended(process, good)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nvsm_lightning.bench.jobs import Job, run_jobs
 from nvsm_lightning.errors import ConfigError, WeightsError
+from nvsm_lightning.methods.calibration import Calibration
 from nvsm_lightning.methods.guard import mirror_agreement
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.report.results import write_json
@@ -20,6 +21,7 @@ LABELLED_ONLY = {
     "model": {"class_path": "NeMo"},
     "trainer": {"em": {"rounds": 0, "warmup_epochs": 0}},
     "guard": "none",
+    "ckpt_path": None,  # that of this run, if it was resumed
 }
 OF_THIS_PROCESS = ("LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
 
@@ -38,7 +40,12 @@ def check(choice: str, method: Any, data: Any, trainer: Any) -> bool:
     if choice != "fit" and not Path(choice).expanduser().exists():
         raise ConfigError(f"--guard: there is no {choice}. Give none, fit, or the run or checkpoint of a NeMo fit.")
     if choice != "fit":
-        weights_of(checkpoint_of(Path(choice).expanduser()), method)
+        read_model(checkpoint_of(Path(choice).expanduser()), method)
+    elif trainer.world_size > 1:
+        raise ConfigError(
+            "--guard fit trains the second model in one process, for which the others would wait too long. Fit it by "
+            "itself (--config configs/methods/nemo.yaml) and give its run: --guard RUN."
+        )
     return True
 
 
@@ -52,13 +59,18 @@ def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path
         fit_labelled_only(folder)
     trainer.strategy.barrier("labelled-only fit")
     path = checkpoint_of(folder / NAME if choice == "fit" else Path(choice).expanduser())
-    other, em = weights_of(path, method), {key: value.clone() for key, value in _model(method.state_dict()).items()}
+    (other, calibration), em = (
+        read_model(path, method),
+        {key: value.clone() for key, value in _model(method.state_dict()).items()},
+    )
     found = {"em": _agreement(method, data, trainer)}
     method.load_state_dict(other, strict=False)
     found[NAME] = _agreement(method, data, trainer)
     kept = NAME if found[NAME] > found["em"] else "em"
     if kept == "em":
         method.load_state_dict(em, strict=False)
+    else:
+        method.calibration = calibration
     if trainer.is_global_zero:
         write_json(folder / "guard.json", {"kept": kept, "mirror_agreement": found, NAME: str(path)})
         shares = ", ".join(f"{name.replace('_', '-')} {100 * share:.1f} %" for name, share in found.items())
@@ -75,7 +87,8 @@ def fit_labelled_only(folder: Path) -> None:
     file.write_text(yaml.safe_dump(LABELLED_ONLY), encoding="utf-8")
     before = {name: os.environ.pop(name) for name in OF_THIS_PROCESS if name in os.environ}
     try:
-        run_jobs([Job(NAME, ("--config", str(folder / "config.yaml"), "--config", str(file)))], folder)
+        job = Job(NAME, ("--config", str(folder / "config.yaml"), "--config", str(file)), tested=False)
+        run_jobs([job], folder)
     finally:
         os.environ.update(before)
 
@@ -85,14 +98,15 @@ def checkpoint_of(path: Path) -> Path:
     return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
 
 
-def weights_of(path: Path, method: NeMo) -> dict[str, Tensor]:
-    """The weights and the bank in a checkpoint, as ``method`` has them.
+def read_model(path: Path, method: NeMo) -> tuple[dict[str, Tensor], Calibration]:
+    """The weights and the bank in a checkpoint, as ``method`` has them, and the temperature of its poses.
 
     Raises:
         WeightsError: it cannot be read, or is of another network or mesh.
     """
     try:
-        weights = _model(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        weights = _model(content["state_dict"])
     except Exception as error:
         raise WeightsError(f"--guard: {path} cannot be read as a checkpoint ({type(error).__name__}).") from error
     shapes = [{key: value.shape for key, value in each.items()} for each in (weights, _model(method.state_dict()))]
@@ -100,7 +114,7 @@ def weights_of(path: Path, method: NeMo) -> dict[str, Tensor]:
         raise WeightsError(
             f"--guard: {path} is of another network or mesh than this fit; give one of the same settings."
         )
-    return weights
+    return weights, Calibration.load(content)
 
 
 def _model(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -115,10 +129,11 @@ def _agreement(method: NeMo, data: Any, trainer: Any) -> float:
 
 
 def _exchange(checkpoints: Path, method: NeMo) -> None:
-    """Put the weights of ``method`` into last.ckpt and keep what stood there as em.ckpt."""
+    """Put the weights and the temperature of ``method`` into last.ckpt and keep what stood there as em.ckpt."""
     last, new = checkpoints / "last.ckpt", checkpoints / "last.ckpt.part"
     content = torch.load(last, map_location="cpu", weights_only=False)
     content["state_dict"] = {key: value.cpu() for key, value in method.state_dict().items()}
+    method.calibration.save(content)
     torch.save(content, new)  # whole before anything is moved
     last.replace(checkpoints / "em.ckpt")
     new.replace(last)

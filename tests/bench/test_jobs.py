@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +32,8 @@ if "--wait" in words:
 seen = run / "calls.json"
 calls = json.loads(seen.read_text()) if seen.exists() else []
 seen.write_text(json.dumps([*calls, {"words": words, "threads": os.environ["OMP_NUM_THREADS"]}]))
-(run / "results.json").write_text(json.dumps({"acc_pi_6": len(words)}))
+if "--untested" not in words:
+    (run / "results.json").write_text(json.dumps({"acc_pi_6": len(words)}))
 """
 
 
@@ -61,6 +63,15 @@ def test_each_job_runs_once_and_a_second_time_only_when_its_settings_changed(fit
     assert "--y" in calls(out / "deep/b")[0]["words"]
     assert "--ckpt_path" not in calls(out / "a")[0]["words"], "a checkpoint of other settings is not resumed"
     assert len(list(out.glob("a_replaced_*/results.json"))) == 1, "a finished run is not thrown away"
+
+
+def test_a_job_that_may_end_untested_is_asked_every_time(fit, tmp_path):
+    job = Job("a", ("--untested",))
+    with pytest.raises(NVSMError, match="1 of 1 fits failed"):
+        run_jobs([job], tmp_path)
+    for count in (2, 3):
+        assert run_jobs([replace(job, tested=False)], tmp_path) == {}
+        assert len(calls(tmp_path / "a")) == count and "--ckpt_path" in calls(tmp_path / "a")[-1]["words"]
 
 
 def test_an_interrupted_job_is_resumed(fit, tmp_path):

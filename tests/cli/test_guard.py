@@ -1,5 +1,6 @@
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch
 from nvsm_lightning.bench.jobs import command_of
 from nvsm_lightning.cli import guard, lightning_cli
 from nvsm_lightning.errors import ConfigError, WeightsError
+from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.toy.dataset import make_toy
 
 SMALL = """
@@ -72,6 +74,24 @@ def test_the_weights_that_agree_more_with_themselves_are_kept_and_tested(place, 
         "--run_dir", str(run / "again"),
     ])  # fmt: skip
     assert poses(run / "again") == poses(run)
+
+
+def test_the_temperature_goes_with_the_weights(place, monkeypatch) -> None:
+    nemo = torch.load(place / "nemo" / "checkpoints" / "last.ckpt", weights_only=False)
+    nemo["pose_calibration"] = {"temperature": 7.0, "n_images": 3}
+    torch.save(nemo, place / "warm.ckpt")
+    shares = iter([0.5, 0.9])
+    monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
+    fit(place, "NVSM", "warm", "--guard", str(place / "warm.ckpt"))
+    last = torch.load(place / "warm" / "checkpoints" / "last.ckpt", weights_only=False)
+    assert last["pose_calibration"]["temperature"] == 7.0
+    assert json.loads((place / "warm" / "results.json").read_text())["posterior"]["temperature"] == 7.0
+
+
+def test_several_processes_do_not_wait_for_a_whole_fit() -> None:
+    trainer = SimpleNamespace(em=SimpleNamespace(rounds=1), world_size=2)
+    with pytest.raises(ConfigError, match="give its run: --guard RUN"):
+        guard.check("fit", NeMo(), SimpleNamespace(mirror=True), trainer)
 
 
 def test_both_models_are_asked_about_the_pool(place) -> None:
