@@ -140,11 +140,16 @@ def plan(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Variant
         ConfigError: an unknown method, or something left out that would not be there.
     """
     labels = numbers(options.labels, "--labels")
-    files = {path.stem: path for path in map(method_file, options.methods.split(","))}
+    paths = [method_file(word) for word in options.methods.split(",")]
+    files = {path.stem: path for path in paths}
+    if len(files) < len(set(paths)):
+        raise ConfigError(f"--methods {options.methods}: two files of one name, which tables would not tell apart.")
     pairs = {f"{count}/{name}": (count, name, file) for count in labels for name, file in files.items()}
     left_out = [word.strip() for word in options.without.split(",") if word.strip()]
     if unknown := [word for word in left_out if word not in pairs]:
         raise ConfigError(f"--without {unknown[0]}: expected labels/method of this bench, such as {next(iter(pairs))}.")
+    if len(left_out) == len(pairs):
+        raise ConfigError("--without leaves nothing of this bench.")
     return tuple(
         Variant(
             name,

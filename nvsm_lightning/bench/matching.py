@@ -176,11 +176,9 @@ class Matching:
                 f"{spec.anchors} anchors need as many labelled pictures, and there are {len(data.labelled)}; "
                 f"give --data.labels {spec.anchors} or lower --anchors."
             )
-        self.azimuth_only = bool(getattr(data, "azimuth_only", False))
+        self.azimuth_only = data.azimuth_only
         self.shifts = spec.shifts(self.azimuth_only)
         self.truth = data.pool_truth().float()
-        if self.azimuth_only:
-            self.truth = torch.cat((self.truth[:, :1], torch.full_like(self.truth[:, 1:], torch.nan)), 1)
         records = data.labelled[: spec.anchors]
         anchor = torch.tensor([record.viewpoint for record in records]).float()
         offset = torch.zeros(len(self.shifts), 3)

@@ -73,7 +73,8 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         found = tuple(dict.fromkeys(int(word) for word in text.split(",") if word.strip()))
     except ValueError as error:
         raise ConfigError(f"{option} {text}: expected whole numbers between commas.") from error
-    if not found or (min(found) < 1 and option != "--seeds") or (found == (0,) and "," not in text):
+    least = 0 if option == "--seeds" and "," in text else 1  # seeds themselves, or how many
+    if not found or min(found) < least:
         raise ConfigError(f"{option} {text}: expected positive whole numbers between commas.")
     return found
 

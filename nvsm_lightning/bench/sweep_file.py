@@ -165,6 +165,9 @@ def _checked(name: str, key: str, settings: Any) -> dict[str, Any]:
     if missing or surplus:
         what = f"lacks {', '.join(sorted(missing))}" if missing else f"has {', '.join(sorted(surplus))}"
         raise ConfigError(f"{name}: {key}: {kind} {what}.")
+    for end in ("min", "max"):
+        if end in settings and not isinstance(settings[end], (int, float)):
+            raise ConfigError(f"{name}: {key}: {end} {settings[end]!r} is no number (YAML wants 1.0e-5 for 1e-5).")
     if "min" in settings and settings["min"] >= settings["max"]:
         raise ConfigError(f"{name}: {key}: min {settings['min']} is not below max {settings['max']}.")
     if base == "log_uniform_values" and settings["min"] <= 0:

@@ -34,8 +34,8 @@ class SelectionSettings:
         score_quantile: matches below this quantile of the pool's scores are dropped.
         agree_deg: drop matches whose best poses by the two sources (bank and anchors) are further apart than this; 0 =
             do not ask (needs ``match.agreement``).
-        weight: "hard" (every pseudo label counts as a label) or "soft" (in proportion to what it is ranked by,
-            up to the median of those kept; those above count full).
+        weight: "hard" (every pseudo label counts as a label) or "soft" (those ranked below the median of the kept ones
+            weigh less, in proportion to what they are ranked by: in the draw of training pictures, and in the loss).
         rival_deg: the rival of the margin is the best pose at least this far away.
     """
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError, DataError
@@ -27,6 +28,7 @@ from nvsm_lightning.matching.matcher import (
 from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings, gate_rank, label_weights, select
 from nvsm_lightning.methods.nemo import BANK_PICTURES, NeMo
+from nvsm_lightning.metrics.pose import pose_error
 from nvsm_lightning.pose.likelihood import Evidence
 from nvsm_lightning.pose.solver import grid_losses
 from nvsm_lightning.render.renderer import FeatureRenderer
@@ -64,8 +66,14 @@ class NVSM(NeMo):
         self.products: dict[tuple[str, FeatureRenderer], GridProducts] = {}
 
     def setup(self, stage: str) -> None:
-        """Keep the weights that a fit begins with, if it will go back to them. (A checkpoint is loaded after this.)"""
+        """Keep the weights that a fit begins with, if it will go back to them. (A checkpoint is loaded after this.)
+
+        Raises:
+            DataError: there are to be E-steps, and no pool.
+        """
         super().setup(stage)
+        if stage == "fit" and self.trainer.em.rounds and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+            self.trainer.datamodule.require_pool()  # type: ignore[attr-defined]
         if stage == "fit" and self.trainer.em.restarts:  # type: ignore[attr-defined]
             self.beginning = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
@@ -103,7 +111,6 @@ class NVSM(NeMo):
                 f"model.match.engine {self.match_settings.engine} computes the score area, not {self.objective}, which "
                 "is not an inner product of maps. Set model.match.score area, or engine table."
             )
-        self.products = {}  # of the features of the last E-step
         self.mirrored = self.match_settings.mirror and data.mirror
 
     @property
@@ -195,12 +202,14 @@ class NVSM(NeMo):
         found = choose(losses, modes, grid, self.match_settings, math.radians(settings.rival_deg), round)
         disagreement = viewpoint_error(grid[found.best], grid[other.nan_to_num().long()])
         rounds = self.trainer.em.rounds  # type: ignore[attr-defined]
-        labels = select(round, rounds, found.viewpoint, found.score, found.margin, anchors, settings, disagreement)
+        match = found.viewpoint, found.score, found.margin, anchors
+        labels = select(round, rounds, *match, settings, disagreement)
         if len(labels) == 0:
-            raise DataError(
-                f"Round {round + 1}: no picture of the pool of {len(rows)} passed the gates of the E-step. "
-                "Widen model.selection (ring_deg, min_score) or give more pool pictures."
-            )
+            nothing = f"Round {round + 1}: no picture of the pool of {len(rows)} passed the gates of the E-step. "
+            opened = select(round, rounds, *match, replace(settings, ring_deg=180.0), disagreement)
+            if round == rounds - 1 or len(opened) == 0:
+                raise DataError(f"{nothing}Widen model.selection (ring_deg, min_score) or give more pool pictures.")
+            rank_zero_warn(f"{nothing}The next one looks further around the labelled poses.")
         kept = torch.zeros(len(rows), dtype=torch.bool).index_fill(0, labels.index, True)
         rank = gate_rank(found.score, found.margin, settings.gate)
         self.matches = {
@@ -209,10 +218,14 @@ class NVSM(NeMo):
         data.accept(round, labels.index, labels.viewpoint, label_weights(rank[labels.index], settings.weight))
         self._report(labels, found.viewpoint, data)
         self.refill_bank(data)
+        self.products, self.anchors = {}, None  # gigabytes, perhaps, which nothing needs before the next E-step
 
     def start_afresh(self, data: Any) -> None:
-        """Back to the weights and the optimiser that the fit began with; the bank is filled from the present labels."""
-        self.model.load_state_dict(self.beginning)
+        """Back to the weights that the fit began with, with an optimiser that remembers nothing (its rate goes on as
+        scheduled); the bank is filled from the present labels.
+        """
+        # from the first process: without a seed each has drawn another head
+        self.model.load_state_dict(self.trainer.strategy.broadcast(self.beginning))
         torch.clear_autocast_cache()  # it holds copies of the weights as they were
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
@@ -226,12 +239,12 @@ class NVSM(NeMo):
 
     def _report(self, labels: PseudoLabels, viewpoint: Float[Tensor, "pool 3"], data: Any) -> None:
         """CSV, log entries and one line; the hidden truth of the pool serves here and nowhere else."""
-        error = torch.rad2deg(viewpoint_error(viewpoint, data.pool_truth().float()))  # NaN: skipped, or no truth known
+        seen = viewpoint.isfinite().all(1)  # not skipped: damaged pictures, or trainer.em.pool_per_round
+        error = torch.rad2deg(pose_error(viewpoint, data.pool_truth().float())).where(seen, torch.nan)
         kept = error[labels.index]
         numbers = {"em/round": labels.round, "em/kept": len(labels) / max(1, len(viewpoint))}
         text = f"round {labels.round + 1}: {len(labels)} of {len(viewpoint)} pool pictures pseudo-labelled"
-        looked = int(viewpoint.isfinite().all(1).sum())  # fewer: damaged pictures, or trainer.em.pool_per_round
-        matched = "whole pool" if looked == len(viewpoint) else f"all {looked} that were matched"
+        matched = "whole pool" if seen.all() else f"all {int(seen.sum())} that were matched"
         known = kept.isfinite()
         if known.any():
             for degrees in (10, 30):

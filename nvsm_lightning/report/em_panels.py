@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.metrics.pose import pose_error
-from nvsm_lightning.report.callback import compared, data_of, degrees, item_of, mesh_of, save_picture
+from nvsm_lightning.report.callback import data_of, degrees, item_of, mesh_of, save_picture
 from nvsm_lightning.report.em_plots import confusion, confusion_picture, gate_picture, round_numbers
 from nvsm_lightning.report.gallery import contact_sheet, worst_median_best
 from nvsm_lightning.report.overlays import PREDICTED, captioned, overlay, to_image
@@ -54,7 +54,7 @@ class EMPanels(Callback):
         if not (self.enabled and trainer.is_global_zero and matches):
             return
         data = data_of(trainer)
-        truth = compared(data.pool_truth().float(), data)  # type: ignore[attr-defined]
+        truth = data.pool_truth().float()  # type: ignore[attr-defined]
         seen = matches["viewpoint"].isfinite().all(1)
         error = torch.where(seen, pose_error(matches["viewpoint"], truth), torch.nan)
         self.rounds[number] = round_numbers(matches["kept"], error, matches["score"])
@@ -72,7 +72,7 @@ class EMPanels(Callback):
             panels = [(f"{name}: {int(part.sum())}", confusion(azimuth[part], truth[part, 0])) for name, part in parts]
             save("azimuth", confusion_picture(panels, title))
         pool = data.pool_dataloader().dataset  # type: ignore[attr-defined]
-        if self.matches:
+        if self.matches and matches["kept"].any():
             save("matches", self._gallery(pool, pl_module, matches, error, title))
         if self.maps:
             save("features", self._features(pool, pl_module, seen.nonzero()[:, 0], title))

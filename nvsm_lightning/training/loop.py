@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError
@@ -40,12 +41,21 @@ class Matcher(Protocol):
         """Go back to the weights that the fit began with, keeping the pseudo labels (``trainer.em.restarts``)."""
 
 
+class EpochLoop(_TrainingEpochLoop):
+    """Epochs of which the last one is always validated, whatever ``check_val_every_n_epoch`` divides: the temperature
+    of the poses belongs to the final weights."""
+
+    def _should_check_val_epoch(self) -> bool:
+        last = self.trainer.current_epoch + 1 == self.trainer.max_epochs
+        return super()._should_check_val_epoch() or (last and self.trainer.enable_validation)
+
+
 class EMLoop(_FitLoop):
     """Fit loop alternating E-steps over the unlabelled pool with M-step epochs."""
 
     def __init__(self, loop: _FitLoop, em: EMSchedule) -> None:
         super().__init__(loop.trainer, loop.min_epochs, loop.max_epochs)
-        self.epoch_loop = loop.epoch_loop
+        self.epoch_loop = EpochLoop(loop.trainer, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps)
         self.em = em
         self._prepared_epoch = -1
         self._placed = False

@@ -113,6 +113,7 @@ def test_a_quantised_parameter_on_a_grid_stops_before_its_upper_end():
         ({"parameters": {"a": {"values": 3}}}, "must be a list"),
         ({"parameters": {"a": {"min": 3}}}, "int_uniform|uniform lacks max"),
         ({"parameters": {"a": {"min": 3, "max": 3}}}, "min 3 is not below max 3"),
+        ({"parameters": {"a": {"min": "1e-5", "max": 1e-3}}}, "min '1e-5' is no number"),
         ({"parameters": {"a": {"values": [1], "q": 2}}}, "categorical has q"),
         ({"parameters": {"a": {"distribution": "beta"}}}, "'beta' is not known here"),
         ({"parameters": {"a": {"values": [1, 2], "probabilities": [1]}}}, "one probability for each value"),

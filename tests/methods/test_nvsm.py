@@ -14,6 +14,7 @@ from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings
 from nvsm_lightning.methods import NVSM, NeMo
 from nvsm_lightning.methods.neural_mesh import BankSettings
+from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.averaging import MovingAverage
 from nvsm_lightning.training.schedule import EMSchedule
 
@@ -119,9 +120,19 @@ def test_matching_with_labelled_pictures_finds_poses_around_them(
     )
     make_trainer(EMSchedule(1, 1), 1).fit(method, data)
     index, viewpoint, _ = data.pseudo_labels
-    anchors = method.anchors.viewpoint
+    anchors = method.anchor_viewpoints
     turn = torch.rad2deg((viewpoint[:, None, 0] - anchors[None, :, 0]).abs())
     assert len(index) == 10 and (torch.minimum(turn, 360 - turn).amin(1) <= 40.5).all()
+
+
+def test_a_round_whose_rings_are_too_narrow_is_passed_over(make_method, make_data, make_trainer) -> None:
+    gates = SelectionSettings(ring_deg=10.0, min_score=-1.0)
+    above = PoseSpace(12, [40.0], [0.0])  # the labelled poses lie at 10
+    with (
+        pytest.warns(UserWarning, match="Round 1: no picture of the pool of 10 passed.*The next one looks further"),
+        pytest.raises(DataError, match="Round 2: no picture"),
+    ):
+        make_trainer(EM).fit(make_method(selection=gates, space=above, match=MatchSettings(steps=0)), make_data())
 
 
 def test_a_pool_that_passes_no_gate_ends_the_fit(make_method, make_data, make_trainer) -> None:

@@ -55,10 +55,9 @@ class Method(torch.nn.Module):
         return torch.nn.functional.normalize(self.net(image), dim=1)
 
 
-def draw(folder, truth, method=None, rank_zero=True, loggers=None, azimuth_only=False, **settings):
+def draw(folder, truth, method=None, rank_zero=True, loggers=None, **settings):
     """Let the callback see one E-step; returns the names of the files in media/, the callback and the logger."""
     data = SimpleNamespace(
-        azimuth_only=azimuth_only,
         pool_truth=lambda: truth,
         pool_dataloader=lambda: SimpleNamespace(dataset=torch.utils.data.Subset(Pictures(), range(POOL))),
     )
@@ -92,7 +91,8 @@ def test_without_a_known_truth_nothing_is_said_of_precision(tmp_path):
 
 def test_where_only_azimuths_are_measured_only_they_are_compared(tmp_path):
     truth = Method().matches["viewpoint"].nan_to_num() + torch.tensor([0.0, 1.0, 1.0])
-    shares = [draw(tmp_path, truth, azimuth_only=only)[1].rounds[0]["precision_30"] for only in (False, True)]
+    azimuths = torch.cat((truth[:, :1], torch.full_like(truth[:, 1:], torch.nan)), 1)
+    shares = [draw(tmp_path, known)[1].rounds[0]["precision_30"] for known in (truth, azimuths)]
     assert shares == [0.0, 1.0]
 
 

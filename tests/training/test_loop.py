@@ -192,6 +192,20 @@ def test_without_rounds_nothing_is_matched_and_the_loader_is_built_once(tmp_path
     assert torch.equal(weights(NoMatch_alone), weights(method))
 
 
+def test_the_last_epoch_is_validated_whatever_the_interval(tmp_path: Path) -> None:
+    class Seen(Callback):
+        epochs: list[int] = []
+
+        def on_validation_end(self, trainer, pl_module) -> None:
+            if not trainer.sanity_checking:
+                self.epochs.append(trainer.current_epoch)
+
+    trainer = trainer_of(tmp_path, EMSchedule(), epochs=5, check_val_every_n_epoch=2)
+    trainer.callbacks.append(Seen())
+    trainer.fit(NoMatch(), TinyData())
+    assert Seen.epochs == [1, 3, 4]
+
+
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_a_method_without_e_step_is_told_so_before_it_trains(tmp_path: Path, warmup) -> None:
     method = NoMatch()
