@@ -75,7 +75,7 @@ def test_data_and_method_combine(parse, data, method):
     cuboid = 400 if data == "toy" else 1000 if data in FULL_SIZE else 600
     assert config["model.init_args.mesh"].vertices == cuboid
     if "learning_rate" in config["model.init_args"]:
-        tuned = data in ("toy", "epfl_cars", "stanford_cars")
+        tuned = data in ("toy", "epfl_cars", "stanford_cars", "csv")
         assert config["model.init_args.learning_rate"] == (3e-4 if tuned else 1e-4)
 
 
