@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 COLUMNS = ("key", "azimuth_deg", "elevation_deg", "theta_deg", "score", "margin", "anchor", "round", "error_deg")
@@ -20,7 +20,8 @@ class PseudoLabels:
         index: position in the pool.
         viewpoint: pose given to the picture.
         score: its similarity S with the synthesised features at that pose.
-        margin: S minus the best S at a pose more than 30 degrees away: how sure the match is of front against back.
+        margin: by how much the (calibrated) S beats that of the best rival, a pose further away than
+            ``selection.rival_deg``: how sure the match is of front against back.
         anchor: the labelled picture (position among the anchors) whose pose is nearest.
     """
 
@@ -33,11 +34,6 @@ class PseudoLabels:
 
     def __len__(self) -> int:
         return len(self.index)
-
-    def keep(self, mask: Bool[Tensor, " label"]) -> "PseudoLabels":
-        """Those where ``mask`` holds."""
-        columns = (self.index, self.viewpoint, self.score, self.margin, self.anchor)
-        return PseudoLabels(self.round, *(column[mask] for column in columns))
 
     def write_csv(self, path: Path, keys: list[str], error_deg: Float[Tensor, " label"] | None = None) -> None:
         """One row a label.

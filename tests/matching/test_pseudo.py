@@ -15,13 +15,6 @@ def labels() -> PseudoLabels:
     return PseudoLabels(2, torch.tensor([4, 0, 7]), viewpoint, score, margin, torch.tensor([1, 0, 6]))
 
 
-def test_keeping_some_keeps_their_rows_together(labels) -> None:
-    kept = labels.keep(torch.tensor([True, False, True]))
-    assert len(labels) == 3 and len(kept) == 2 and kept.round == 2
-    assert kept.index.tolist() == [4, 7] and kept.anchor.tolist() == [1, 6]
-    assert torch.equal(kept.viewpoint, labels.viewpoint[[0, 2]]) and kept.margin.tolist() == pytest.approx([0.3, 0.1])
-
-
 def test_the_table_names_pictures_in_degrees(labels, tmp_path: Path) -> None:
     keys = [f"img/{number}.jpg" for number in range(8)]
     path = tmp_path / "tables" / "matches.csv"

@@ -61,6 +61,7 @@ def test_a_method_hands_its_decay_on_and_refuses_a_senseless_one() -> None:
 def test_negative_milestones_count_back_from_the_last_epoch() -> None:
     assert counted_from_start([3, -4, -2], SimpleNamespace(max_epochs=24)) == [3, 20, 22]
     assert counted_from_start([3], None) == [3]
+    assert counted_from_start([-4, -2], SimpleNamespace(max_epochs=1, fast_dev_run=1)) == []
     for trainer in (None, SimpleNamespace(max_epochs=-1), SimpleNamespace(max_epochs=3)):
         with pytest.raises(ConfigError, match="max_epochs"):
             counted_from_start([-4], trainer)
