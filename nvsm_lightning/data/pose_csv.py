@@ -28,8 +28,9 @@ class PoseCSV(PoseData):
     - ``azimuth_deg, elevation_deg, theta_deg``: PASCAL3D+ angles in degrees: azimuth 0 = front, growing as the camera
       moves to the object's own left; theta turns the picture counter-clockwise. All three empty = a picture without
       label (pool only).
-    - optional ``distance, focal_px, px, py``: the camera: distance in CAD units (the diagonal of the object's box; a car is 0.875 long), focal
-      length and the pixel of the object's centre. ``distance`` alone is an assumed distance, used with the box.
+    - optional ``distance, focal_px, px, py``: the camera: distance in CAD units (the diagonal of the object's box is
+      one; a car is 0.875 long), focal length and the pixel of the object's centre. ``distance`` alone is an assumed
+      distance, used with the box.
     - optional ``x1, y1, x2, y2``: box around the object in pixels. With neither camera nor box the whole picture is the
       box.
     - optional ``split``: ``train``, ``val`` or ``test``. Rows without it are first all candidates for labels; of the
