@@ -348,6 +348,7 @@ def quiet() -> None:
         "isinstance.treespec, LeafSpec",
         "in eval mode at the start of training",  # batch norm of pretrained trunks, frozen on purpose
         "You have overridden `transfer_batch_to_device`",
+        "Total length of `list` across ranks is zero",  # no validation part, which the data set says itself
         "Grad strides do not match bucket view strides",  # of 1 x 1 convolutions in channels-last; no error, says torch
     )
     for message in (f".*{words}.*" for words in advice):
