@@ -13,6 +13,7 @@ from nvsm_lightning.errors import ConfigError, WeightsError
 from nvsm_lightning.methods.calibration import Calibration
 from nvsm_lightning.methods.guard import mirror_agreement
 from nvsm_lightning.methods.nemo import NeMo
+from nvsm_lightning.methods.nvsm import NULL
 from nvsm_lightning.report.results import write_json
 
 PICTURES = 400  # of the pool: two shares then differ by chance by 3 points at most
@@ -59,16 +60,16 @@ def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path
         fit_labelled_only(folder)
     trainer.strategy.barrier("labelled-only fit")
     path = checkpoint_of(folder / NAME if choice == "fit" else Path(choice).expanduser())
-    (other, calibration), em = (
-        read_model(path, method),
-        {key: value.clone() for key, value in _model(method.state_dict()).items()},
-    )
+    em, null = {key: value.clone() for key, value in _model(method.state_dict()).items()}, method.model.null
+    other, calibration = read_model(path, method)
     found = {"em": _agreement(method, data, trainer)}
     method.load_state_dict(other, strict=False)
+    method.model.null = None  # it is of the pool as EM's network scores it
     found[NAME] = _agreement(method, data, trainer)
     kept = NAME if found[NAME] > found["em"] else "em"
     if kept == "em":
         method.load_state_dict(em, strict=False)
+        method.model.null = null
     else:
         method.calibration = calibration
     if trainer.is_global_zero:
@@ -134,6 +135,7 @@ def _exchange(checkpoints: Path, method: NeMo) -> None:
     content = torch.load(last, map_location="cpu", weights_only=False)
     content["state_dict"] = {key: value.cpu() for key, value in method.state_dict().items()}
     method.calibration.save(content)
+    content.pop(NULL, None)
     torch.save(content, new)  # whole before anything is moved
     last.replace(checkpoints / "em.ckpt")
     new.replace(last)

@@ -55,6 +55,15 @@ def calibrate(
     return calibrated
 
 
+def pose_null(
+    losses: Float[Tensor, "pool pose"], apart: Float[Tensor, "pose pose"], kind: str, radius: float
+) -> Float[Tensor, " pose"]:
+    """What :func:`calibrate` by "robust" or "balanced" takes off each pose, less its mean over the poses."""
+    off = losses - calibrate(losses, apart, kind, radius)
+    null = off[off.isfinite().all(1)].mean(0)  # the same in every row
+    return null - null.mean()
+
+
 def _standardised(
     losses: Float[Tensor, "pool pose"],
     members: Bool[Tensor, "pool pose"] | Float[Tensor, "pool pose"],

@@ -22,6 +22,7 @@ from nvsm_lightning.render.renderer import FeatureRenderer
 
 SOURCES = ("bank", "anchors", "anchors_mean")
 ENGINES = ("table", "products", "products_bf16")
+FINAL = ("none", "robust", "balanced")  # those that leave the losses their scale
 MODES = 2  # refined of every picture: a car and its front/back twin
 MODE_DISTANCE = math.pi / 2
 
@@ -50,6 +51,9 @@ class MatchSettings:
             after four rounds: 93 % of the pool right without calibration, 88 % with it).
         later_calibration: of the E-steps after these. Balanced suits trained features and not untrained ones (2,600
             cars, first E-step: 68 and 70 % of the pool right with it, 81 with robust).
+        final_calibration: null that is taken off the losses of estimates once the fit has ended: "none", "robust" or
+            "balanced", over the pool (or ``trainer.em.pool_per_round`` pictures of it) as the final network scores it.
+            Views that few pseudo labels show score less, and are taken for their opposites where nothing is taken off.
         agreement: also find the best pose by the other source (bank or anchors), for ``selection.agree_deg``.
         anchor_ring_deg: with source anchors: poses up to this far from an anchor's own are synthesised from it.
         steps: Adam steps that refine the best pose of a picture; 0 keeps the grid pose.
@@ -66,6 +70,7 @@ class MatchSettings:
     calibration_deg: float = 45.0
     calibration_rounds: int = 1
     later_calibration: str = "none"
+    final_calibration: str = "none"
     agreement: bool = False
     anchor_ring_deg: float = 45.0
     steps: int = 12
@@ -79,6 +84,8 @@ class MatchSettings:
         for kind in (self.calibration, self.later_calibration):
             if kind not in CALIBRATIONS:
                 raise ConfigError(f"Unknown calibration {kind!r} of the E-step. Choose one of {CALIBRATIONS}.")
+        if self.final_calibration not in FINAL:
+            raise ConfigError(f"Unknown final_calibration {self.final_calibration!r}. Choose one of {FINAL}.")
         if self.calibration_rounds < 1 or not 0 <= self.calibration_deg <= 180:
             raise ConfigError(f"The E-step needs calibration_rounds >= 1 and calibration_deg in [0, 180]; got {self}.")
         if self.score not in ("auto", *OBJECTIVES):

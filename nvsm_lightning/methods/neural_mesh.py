@@ -27,7 +27,7 @@ from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.methods.category_mesh import MeshSpec, category_meshes
 from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, occlusion_map, pose_loss
 from nvsm_lightning.pose.posterior import SAME
-from nvsm_lightning.pose.solver import PoseEstimate, ScoredPoses, SolverSettings, solve
+from nvsm_lightning.pose.solver import PoseEstimate, ScoredPoses, SolverSettings, searched_space, solve, start_losses
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer, rasterize
 from nvsm_lightning.training.contrast import (
@@ -69,6 +69,7 @@ class NeuralMesh(nn.Module):
     """Backbone, mesh and feature bank of one category; see the module docstring."""
 
     seen: Tensor
+    null: Tensor | None
 
     def __init__(
         self, category: str, backbone: BackboneSpec, mesh: MeshSpec, bank: BankSettings, contrast: ContrastSettings,
@@ -88,6 +89,8 @@ class NeuralMesh(nn.Module):
             self.register_buffer(f"near_{number}", near, persistent=False)
         # A mesh that no picture has been read with has random features: it is never taken.
         self.register_buffer("seen", torch.zeros(len(counts), dtype=torch.bool), persistent=len(counts) > 1)
+        # What each mesh loses at each start of the solver on whatever picture [mesh, pose]; None: nothing is taken off.
+        self.register_buffer("null", None, persistent=False)
         self.engine = engine
         self._renderers: dict[tuple[Any, ...], FeatureRenderer] = {}
 
@@ -296,7 +299,8 @@ class NeuralMesh(nn.Module):
         """
         feature_map = self.features(image)
         found = [
-            solve(evidence, self.space, renderer, self.solver) for evidence, renderer in self._all(feature_map, camera)
+            solve(evidence, self.space, renderer, self.solver, None if self.null is None else self.null[number])
+            for number, (evidence, renderer) in enumerate(self._all(feature_map, camera))
         ]
         if len(found) == 1:
             return found[0]
@@ -318,6 +322,19 @@ class NeuralMesh(nn.Module):
         return PoseEstimate(
             chosen(lambda each: each.viewpoint), chosen(lambda each: each.loss), chosen(lambda each: each.start), scored
         )
+
+    @torch.no_grad()
+    def start_losses(
+        self, image: Float[Tensor, "batch 3 height width"], camera: Camera
+    ) -> Float[Tensor, "batch mesh pose"]:
+        """What each picture loses at each of the :meth:`starts` under each mesh; nothing is taken off."""
+        pairs = self._all(self.features(image), camera)
+        found = [start_losses(evidence, self.space, renderer, self.solver)[1] for evidence, renderer in pairs]
+        return torch.stack(found, 1)
+
+    def starts(self) -> Float[Tensor, "pose 3"]:
+        """The poses from which :meth:`estimate` begins."""
+        return searched_space(self.space, self.solver).grid()
 
     @torch.no_grad()
     def occlusion(

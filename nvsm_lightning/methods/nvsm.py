@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.features.backbone import STRIDE
 from nvsm_lightning.geometry.cameras import Camera, mirror_camera
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
+from nvsm_lightning.matching.calibration import pose_null
 from nvsm_lightning.matching.grid_products import GridProducts, anchor_sources, bank_source
 from nvsm_lightning.matching.matcher import (
     MODES,
@@ -32,6 +34,8 @@ from nvsm_lightning.metrics.pose import pose_error
 from nvsm_lightning.pose.likelihood import Evidence
 from nvsm_lightning.pose.solver import grid_losses
 from nvsm_lightning.render.renderer import FeatureRenderer
+
+NULL = "pose_null"  # of a checkpoint
 
 
 class NVSM(NeMo):
@@ -84,11 +88,55 @@ class NVSM(NeMo):
         super().on_save_checkpoint(checkpoint)
         if self.beginning and self.trainer.em.restarts_later(self.trainer.datamodule.round):  # type: ignore[attr-defined]
             checkpoint["beginning"] = self.beginning
+        if self.model.null is not None:
+            checkpoint[NULL] = self.model.null
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take both back."""
         super().on_load_checkpoint(checkpoint)
         self.beginning = checkpoint.get("beginning", self.beginning)
+        self.model.null = checkpoint.get(NULL)
+        if self.model.null is not None and self.model.null.shape[1] != len(self.model.starts()):
+            raise ConfigError(
+                f"The checkpoint has losses of {self.model.null.shape[1]} poses that are taken off, and the solver "
+                f"starts from {len(self.model.starts())} now: leave model.space and model.solver.name as they were."
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """What has been measured of earlier weights is forgotten."""
+        self.model.null = None
+
+    def on_validation_start(self) -> None:
+        """Ahead of the last validation, which fits the temperature, measure what is taken off the final estimates."""
+        self._take_null()
+
+    def on_train_epoch_end(self) -> None:
+        """The same where there is no validation part."""
+        self._take_null()
+
+    def _take_null(self) -> None:
+        """At the end of a fit: the null of every pose over the pool (``match.final_calibration``)."""
+        trainer: Any = self.trainer
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        ending = fitting and trainer.current_epoch + 1 == trainer.max_epochs
+        if ending and trainer.em.rounds and self.match_settings.final_calibration != "none" and self.model.null is None:
+            trainer.fit_loop.evaluating(self.measure_null)
+
+    def measure_null(self) -> None:
+        """Set ``model.null`` from the losses of the pool. Without gradients and in evaluation mode."""
+        kind, radius = self.match_settings.final_calibration, math.radians(self.match_settings.calibration_deg)
+        loop: Any = self.trainer.fit_loop
+        grid, shape = self.model.starts(), (len(self.model.meshes), len(self.model.starts()))
+
+        def losses(batch: dict[str, Any]) -> Float[Tensor, "batch column"]:
+            """Of every mesh at every start."""
+            return self.model.start_losses(batch["image"], batch["camera"]).flatten(1)
+
+        # those pictures that come after the ones of the last round
+        rows = loop.over_pool(losses, shape[0] * shape[1], loop.em.rounds, "what each pose loses by itself").cpu()
+        apart = viewpoint_error(grid[:, None], grid[None])
+        nulls = [pose_null(each, apart, kind, radius) for each in rows.unflatten(1, shape).unbind(1)]
+        self.model.null = torch.stack(nulls).to(self.device)
 
     def start_matching(self, round: int, data: Any) -> None:
         """Features of the labelled pictures at their own poses, from the current backbone; the score of this round."""

@@ -175,28 +175,50 @@ def _starts(
         return grid, torch.rad2deg(viewpoint_error(grid[:, None], grid[None])) >= distance
 
 
-def solve(evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, settings: SolverSettings) -> PoseEstimate:
-    """Pose of each picture. A picture whose loss is not finite (no cell covered at any pose) keeps its best start."""
+def searched_space(space: PoseSpace, settings: SolverSettings) -> PoseSpace:
+    """The space whose grid the solver starts from."""
+    return paper_grid() if settings.name == "paper" else space
+
+
+def start_losses(
+    evidence: Evidence, space: PoseSpace, renderer: FeatureRenderer, settings: SolverSettings
+) -> tuple[Float[Tensor, "pose 3"], Float[Tensor, "batch pose"], Bool[Tensor, "pose pose"]]:
+    """The grid of starts, the loss of each picture at each, and which of them count as distinct."""
+    searched, stride = searched_space(space, settings), 1 if settings.name == "paper" else settings.stride
+    angles = searched.azimuths, tuple(searched.elevations_deg), tuple(searched.thetas_deg)
+    grid, apart = _starts(*angles, settings.mode_distance_deg, evidence.clutter.device)
+    seen, size = evidence.every(stride, renderer.size)
+    return grid, grid_losses(seen, grid, renderer.resized(size), settings.objective), apart
+
+
+def solve(
+    evidence: Evidence,
+    space: PoseSpace,
+    renderer: FeatureRenderer,
+    settings: SolverSettings,
+    null: Float[Tensor, " pose"] | None = None,
+) -> PoseEstimate:
+    """Pose of each picture. A picture whose loss is not finite (no cell covered at any pose) keeps its best start.
+
+    ``null``: what each start loses by itself, on whatever picture. It is taken off the losses, of a refined pose that
+    of the start nearest to it, so that modes are compared by what tells this picture from others.
+    """
     device = evidence.clutter.device
-    searched, modes, stride, steps, rate, decay = (
-        (paper_grid(), 1, 1, 300, 0.05, 0.2) if settings.name == "paper"
-        else (space, settings.modes, settings.stride, settings.steps, settings.learning_rate, 0.3)
+    modes, steps, rate, decay = (
+        (1, 300, 0.05, 0.2) if settings.name == "paper"
+        else (settings.modes, settings.steps, settings.learning_rate, 0.3)
     )  # fmt: skip
-    grid, apart = _starts(
-        searched.azimuths,
-        tuple(searched.elevations_deg),
-        tuple(searched.thetas_deg),
-        settings.mode_distance_deg,
-        device,
-    )
     if not fused(renderer, device):
         _ = evidence.table  # refinement needs the whole of it, so that the grid may read its part from it
-    seen, size = evidence.every(stride, renderer.size)
-    loss = grid_losses(seen, grid, renderer.resized(size), settings.objective)
+    grid, loss, apart = start_losses(evidence, space, renderer, settings)
+    if null is not None:
+        loss = loss - null
     start = grid[_distinct(loss, apart, min(modes, len(grid)))]
     unit = _unit(space, settings).to(device)
     padded = torch.cat((start, torch.zeros_like(start)), -1)
     refined, refined_loss = search(evidence, padded, renderer, unit, steps, rate, decay, settings.objective)
+    if null is not None:
+        refined_loss = refined_loss - null[viewpoint_error(refined[..., None, :3], grid).argmin(-1)]
     winner = refined_loss.argmin(1)
     rows = torch.arange(len(winner), device=device)
     best = refined[rows, winner]

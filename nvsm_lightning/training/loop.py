@@ -5,11 +5,12 @@ ahead of the sampler's ``set_epoch``; the labels that an E-step accepts are ther
 trains on. Pseudo labels live in the datamodule's state, so a resumed fit has them back before anything else runs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import Callback
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -96,10 +97,10 @@ class EMLoop(_FitLoop):
         if data is None and (self.em.rounds or hasattr(method, "start_training")):
             raise ConfigError(f"{type(method).__name__} needs a datamodule: call trainer.fit(method, datamodule=...).")
         if epoch == 0 and hasattr(method, "start_training"):
-            self._evaluating(lambda: method.start_training(data))  # type: ignore[operator]
+            self.evaluating(lambda: method.start_training(data))  # type: ignore[operator]
         number = self.em.round_at(epoch)
         if number is not None:
-            self._evaluating(lambda: self.e_step(number))
+            self.evaluating(lambda: self.e_step(number))
             self._combined_loader = None  # the training set has changed: build a new loader
 
     def e_step(self, number: int) -> None:
@@ -116,28 +117,38 @@ class EMLoop(_FitLoop):
             folder = Path(trainer.default_root_dir) / "checkpoints"
             trainer.save_checkpoint(folder / f"round_{number:02d}.ckpt", weights_only=True)
         method.start_matching(number, data)
-        loader = data.pool_dataloader(trainer.global_rank, trainer.world_size, number, self.em.pool_per_round)
-        # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled
-        # rows.
-        table = torch.zeros(len(data.pool), method.match_columns + 1, device=method.device)
-        for batch in matching(trainer, loader, f"E-step {number + 1} of {self.em.rounds}"):
-            batch = method.transfer_batch_to_device(batch, method.device, 0)
-            rows = method.match(batch)
-            table[batch["index"]] = torch.cat((rows, torch.ones_like(rows[:, :1])), 1).to(table)
-        table = trainer.strategy.reduce(table, reduce_op="sum")
-        rows = torch.where(table[:, -1:] > 0, table[:, :-1], torch.nan)
+        rows = self.over_pool(method.match, method.match_columns, number, f"E-step {number + 1} of {self.em.rounds}")
         method.finish_matching(number, rows, data)
         self._call(reversed(trainer.callbacks), "on_e_step_end", number)  # type: ignore[attr-defined]
         if self.em.restarts_after(number):
             method.start_afresh(data)
             self._call(trainer.callbacks, "on_restart", number)  # type: ignore[attr-defined]
 
+    def over_pool(
+        self, function: Callable[[dict[str, Any]], Tensor], columns: int, number: int, name: str
+    ) -> Float[Tensor, "pool column"]:
+        """Rows ``[batch, columns]`` of ``function`` for the pictures that round ``number`` looks at, the same on every
+        process; NaN for the others and for skipped ones. ``name`` stands at the progress bar.
+        """
+        trainer, method = self.trainer, self.trainer.lightning_module
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        loader = data.pool_dataloader(trainer.global_rank, trainer.world_size, number, self.em.pool_per_round)
+        # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled
+        # rows.
+        table = torch.zeros(len(data.pool), columns + 1, device=method.device)
+        for batch in matching(trainer, loader, name):
+            batch = method.transfer_batch_to_device(batch, method.device, 0)
+            rows = function(batch)
+            table[batch["index"]] = torch.cat((rows, torch.ones_like(rows[:, :1])), 1).to(table)
+        table = trainer.strategy.reduce(table, reduce_op="sum")
+        return torch.where(table[:, -1:] > 0, table[:, :-1], torch.nan)
+
     def _call(self, callbacks: Iterable[Callback], hook: str, number: int) -> None:
         for callback in callbacks:
             if hasattr(callback, hook):
                 getattr(callback, hook)(self.trainer, self.trainer.lightning_module, number)
 
-    def _evaluating(self, action: Any) -> None:
+    def evaluating(self, action: Any) -> None:
         """Run without gradients, in evaluation mode and in the trainer's precision;
         the module itself, not its DDP wrapper.
         """
