@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
-from nvsm_lightning.matching.calibration import LEAST, ROUNDS, calibrate
+from nvsm_lightning.matching.calibration import LEAST, ROUNDS, calibrate, pose_null
 
 POSES = 36
 GRID = torch.tensor([(math.radians(10 * pose), 0.0, 0.0) for pose in range(POSES)])
@@ -52,6 +52,18 @@ def test_the_robust_null_removes_the_bias_whatever_poses_the_pool_has(kind) -> N
 def test_without_bias_it_does_no_harm(kind) -> None:
     truth = pool(kind)
     assert right(calibrate(biased_losses(truth, 0.0), APART, "robust", RADIUS), truth) > 0.97
+
+
+@pytest.mark.parametrize("kind", ["uniform", "front", "rear"])
+@pytest.mark.parametrize("way", ["robust", "balanced"])
+def test_the_null_of_a_pool_serves_other_pictures(kind, way) -> None:
+    losses, others = biased_losses(pool(kind), 0.2), torch.arange(0.0, 360, 4)
+    losses[3] = torch.nan  # a skipped picture
+    null = pose_null(losses, APART, way, RADIUS)
+    assert null.isfinite().all() and null.mean().abs() < 1e-6
+    new = biased_losses(others, 0.2)
+    plain, better = right(new, others), right(new - null, others)
+    assert better > max(plain, 0.93), (plain, better)
 
 
 def test_the_plain_z_score_takes_the_pool_to_be_uniform() -> None:

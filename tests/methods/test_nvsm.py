@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from nvsm_lightning.errors import DataError
+from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.matching.pseudo import PseudoLabels
@@ -218,6 +218,34 @@ def test_a_resumed_fit_restarts_from_the_weights_that_the_first_one_began_with(
     make_trainer(em, 4, **checkpointed(tmp_path)).fit(resumed, make_data(), ckpt_path=last)
     assert all(torch.equal(start[name], value) for name, value in resumed.beginning.items())
     assert "beginning" not in torch.load(last)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_what_poses_lose_by_themselves_is_measured_at_the_end_and_kept(
+    make_method, make_data, make_trainer, tmp_path, validated
+) -> None:
+    """Ahead of the last validation if there is one; over the pool; forgotten when the fit goes on."""
+    method, seen = make_method(match=MatchSettings(final_calibration="balanced")), []
+    step = method.validation_step
+    method.validation_step = lambda *batch: (seen.append(method.model.null is not None), step(*batch))[1]
+    limit, last = {} if validated else {"limit_val_batches": 0}, str(tmp_path / "last.ckpt")
+    trainer = make_trainer(EM, 3, num_sanity_val_steps=1, **limit, **checkpointed(tmp_path))
+    trainer.fit(method, make_data())
+    null = method.model.null
+    assert null.shape == (1, 12) and null.abs().sum() > 0 and null.mean().abs() < 1e-6
+    assert (sorted(seen) == seen and set(seen) == {False, True}) if validated else not seen
+    loaded, data = make_method(), make_data()
+    make_trainer().test(loaded, data, ckpt_path=last, verbose=False)
+    assert torch.equal(loaded.model.null, null)
+    image, camera = (next(iter(data.test_dataloader()))[name] for name in ("image", "camera"))
+    calibrated = loaded.model.estimate(image, camera).scored.grid_loss
+    torch.testing.assert_close(calibrated, loaded.model.start_losses(image, camera)[:, 0] - null[0])
+    other = make_method(space=PoseSpace(24, [10.0], [0.0]))
+    with pytest.raises(ConfigError, match=r"losses of 12 poses.*starts from 24"):
+        make_trainer().test(other, make_data(), ckpt_path=last, verbose=False)
+    further = make_method()
+    make_trainer(EM, 4).fit(further, make_data(), ckpt_path=last)
+    assert further.model.null is None  # its own settings take nothing off
 
 
 @pytest.mark.parametrize("crash", [(1, 1), (2, 0)])

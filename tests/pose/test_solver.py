@@ -152,6 +152,20 @@ def test_a_picture_that_no_pose_covers_keeps_its_best_start(scene) -> None:
     assert torch.isfinite(estimate.viewpoint).all() and torch.allclose(estimate.loss, torch.ones(5), atol=1e-5)
 
 
+def test_a_null_decides_between_modes_and_moves_none(scene) -> None:
+    settings = SolverSettings(steps=6)
+    plain = solve(scene.evidence, SPACE, scene.renderer, settings)
+    same = solve(scene.evidence, SPACE, scene.renderer, settings, torch.zeros(len(SPACE.grid())))
+    assert torch.equal(plain.viewpoint, same.viewpoint) and torch.equal(plain.loss, same.loss)
+    grid, turn = SPACE.grid(), torch.deg2rad(torch.tensor(60.0))
+    for number, truth in enumerate(scene.viewpoint):
+        null = torch.where(viewpoint_error(grid, truth) < turn, -1.0, 0.25)  # what is there loses little by itself
+        found = solve(scene.evidence, SPACE, scene.renderer, settings, null)
+        assert viewpoint_error(found.viewpoint[number], truth) > turn
+        raw = pose_loss(scene.evidence, found.viewpoint[:, None], scene.renderer)[:, 0]
+        assert raw[number] - 0.25 == pytest.approx(float(found.loss[number]), abs=1e-4)
+
+
 def test_unknown_solvers_are_named() -> None:
     with pytest.raises(ConfigError, match="Unknown solver 'newton'"):
         SolverSettings(name="newton")
