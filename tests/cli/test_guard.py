@@ -76,15 +76,16 @@ def test_the_weights_that_agree_more_with_themselves_are_kept_and_tested(place, 
     assert poses(run / "again") == poses(run)
 
 
-def test_the_temperature_goes_with_the_weights(place, monkeypatch) -> None:
+def test_what_was_measured_of_the_weights_goes_with_them(place, monkeypatch) -> None:
     nemo = torch.load(place / "nemo" / "checkpoints" / "last.ckpt", weights_only=False)
     nemo["pose_calibration"] = {"temperature": 7.0, "n_images": 3}
     torch.save(nemo, place / "warm.ckpt")
     shares = iter([0.5, 0.9])
     monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
-    fit(place, "NVSM", "warm", "--guard", str(place / "warm.ckpt"))
+    fit(place, "NVSM", "warm", "--guard", str(place / "warm.ckpt"), "--model.match.final_calibration", "robust")
     last = torch.load(place / "warm" / "checkpoints" / "last.ckpt", weights_only=False)
     assert last["pose_calibration"]["temperature"] == 7.0
+    assert "pose_null" not in last and "pose_null" in torch.load(place / "warm" / "checkpoints" / "em.ckpt")
     assert json.loads((place / "warm" / "results.json").read_text())["posterior"]["temperature"] == 7.0
 
 
