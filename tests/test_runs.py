@@ -28,11 +28,12 @@ model:
     mesh: {vertices: 100}
     space: {azimuths: 12}
     solver: {steps: 2}
+    milestones: []
 trainer:
   max_epochs: 2
   precision: 32-true
   accelerator: cpu
-  em: {epochs_per_round: 1, warmup_epochs: 0}
+  em: {epochs_per_round: 1, warmup_epochs: 0, restarts: []}
   logger: [{class_path: nvsm_lightning.report.trackers.RunCSVLogger, init_args: {save_dir: .}}]
 report: {overlays: 2, width: 96}
 """

@@ -25,6 +25,7 @@ from nvsm_lightning.data.record import Record, subtypes, viewpoints
 from nvsm_lightning.data.sampling import AZIMUTH_BINS, DrawSampler, draw_weights, label_weights, spread_over_azimuth
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.geometry.meshes import CATEGORY_EXTENT
+from nvsm_lightning.geometry.viewpoints import only_azimuths
 
 
 class PoseData(LightningDataModule):
@@ -131,8 +132,6 @@ class PoseData(LightningDataModule):
         made = (root / OCCLUSION_FILE).is_file()
         return (PoseCSV(str(root), category=self.category) if made else self).read(root, test_only=True)
 
-    # ------------------------------------------------------------------ parts
-
     def setup(self, stage: str | None = None) -> None:
         """Read the data set and draw the labels, once; ``predict`` with a folder needs no data set."""
         if self.labelled or (stage == "predict" and self.folder is not None):
@@ -178,23 +177,12 @@ class PoseData(LightningDataModule):
         write_label_list(path, self.labelled)
 
     def require_pool(self) -> None:
-        """Raise DataError if the pool is empty."""
-        if not self.pool:
-            raise DataError(
-                f"The pool of {self.root} is empty: all pictures of the train part are labelled. "
-                "Add pictures without labels, lower --data.labels, or train with labels only (method NeMo)."
-            )
+        """DataError if the pool is empty."""
+        parts.check_pool(self.pool, self.root)
 
     def pool_truth(self) -> Float[Tensor, "pool 3"]:
-        """True viewpoints of the pool in radians, NaN where unknown (of an ``azimuth_only`` data set all but azimuths);
-        for reports, nothing may be chosen by them.
-        """
-        truth = viewpoints(self.pool)
-        if self.azimuth_only:
-            truth[:, 1:] = torch.nan
-        return truth
-
-    # ------------------------------------------------------------------ pseudo labels
+        """True viewpoints of the pool in radians, NaN where unknown; for reports, nothing may be chosen by them."""
+        return only_azimuths(viewpoints(self.pool)) if self.azimuth_only else viewpoints(self.pool)
 
     def accept(
         self, round: int, index: Int64[Tensor, " n"], viewpoint: Float[Tensor, "n 3"], weight: Float[Tensor, " n"]
@@ -253,8 +241,6 @@ class PoseData(LightningDataModule):
             )
         self.round = state["round"]
         self._pseudo = (state["index"], state["viewpoint"], state["weight"])
-
-    # ------------------------------------------------------------------ loaders
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """An epoch of augmented draws from labelled and pseudo-labelled pictures (see ``DrawSampler``)."""
@@ -333,8 +319,6 @@ class PoseData(LightningDataModule):
         crops = Crops(self.predicted, self.crop, self._memory)
         usable = self._skip(crops, range(len(self.predicted)), "pictures of the folder")
         return self._loader(self._share(PoseDataset(crops, torch.arange(len(crops)), hidden(len(crops))), usable))
-
-    # ------------------------------------------------------------------ inner parts
 
     def _part_crops(self, part: str) -> Crops:
         """The crops of ``val``, ``test`` or ``train`` (labelled pictures, then the pool)."""

@@ -68,6 +68,15 @@ def folder_records(folder: Path, category: str, option: str) -> list[Record]:
     return records
 
 
+def check_pool(pool: Sequence[Record], root: str) -> None:
+    """DataError if there is no unlabelled picture."""
+    if not pool:
+        raise DataError(
+            f"The pool of {root} is empty: all pictures of the train part are labelled. "
+            "Add pictures without labels, lower --data.labels, or train with labels only (method NeMo)."
+        )
+
+
 def existing(path: str, option: str) -> Path:
     """The folder (or table) named by a command-line option; DataError if it is not there."""
     folder = Path(path).expanduser()

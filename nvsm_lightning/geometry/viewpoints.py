@@ -83,6 +83,11 @@ def wrap_angle(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     return (angle + math.pi) % (2 * math.pi) - math.pi
 
 
+def only_azimuths(viewpoint: Float[Tensor, "entry 3"]) -> Float[Tensor, "entry 3"]:
+    """NaN for elevation and theta."""
+    return torch.cat((viewpoint[:, :1], torch.full_like(viewpoint[:, 1:], torch.nan)), 1)
+
+
 def azimuth_bin(viewpoint: Float[Tensor, "entry 3"], bins: int) -> Int[Tensor, " entry"]:
     """Which of ``bins`` equal parts of the turn each azimuth lies in."""
     return (viewpoint[:, 0] % (2 * math.pi) / (2 * math.pi) * bins).long().clamp_max(bins - 1)

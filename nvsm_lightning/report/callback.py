@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from nvsm_lightning.geometry.meshes import Mesh
-from nvsm_lightning.geometry.viewpoints import wrap_angle
+from nvsm_lightning.geometry.viewpoints import only_azimuths, wrap_angle
 from nvsm_lightning.metrics.pose import azimuth_metrics, legacy_sqrt2_metrics, pose_error, pose_metrics
 from nvsm_lightning.report.gallery import contact_sheet, worst_median_best
 from nvsm_lightning.report.overlays import PREDICTED, TRUTH, captioned, overlay
@@ -256,9 +256,7 @@ def make_folder(folder: Path) -> Path:
 
 def compared(truth: Float[Tensor, "picture 3"], data: LightningDataModule) -> Float[Tensor, "picture 3"]:
     """What of true viewpoints is measured and not assumed: of an ``azimuth_only`` data set NaN for the rest."""
-    if not getattr(data, "azimuth_only", False):
-        return truth
-    return torch.cat((truth[:, :1], torch.full_like(truth[:, 1:], torch.nan)), 1)
+    return only_azimuths(truth) if getattr(data, "azimuth_only", False) else truth
 
 
 def save_picture(trainer: Trainer, picture: Image.Image, name: str, key: str) -> None:
