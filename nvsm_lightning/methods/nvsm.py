@@ -114,6 +114,12 @@ class NVSM(NeMo):
         """The same where there is no validation part."""
         self._take_null()
 
+    def on_train_end(self) -> None:
+        """Say so where the fit has ended before its last epoch, and nothing was measured."""
+        wanted = self.trainer.em.rounds and self.match_settings.final_calibration != "none"  # type: ignore[attr-defined]
+        if wanted and self.model.null is None:
+            rank_zero_warn("The fit ended before trainer.max_epochs: estimates are without match.final_calibration.")
+
     def _take_null(self) -> None:
         """At the end of a fit: the null of every pose over the pool (``match.final_calibration``)."""
         trainer: Any = self.trainer

@@ -248,6 +248,13 @@ def test_what_poses_lose_by_themselves_is_measured_at_the_end_and_kept(
     assert further.model.null is None  # its own settings take nothing off
 
 
+def test_a_fit_that_ends_early_says_that_nothing_is_taken_off(make_method, make_data, make_trainer) -> None:
+    method = make_method(match=MatchSettings(final_calibration="balanced"))
+    with pytest.warns(UserWarning, match="estimates are without match.final_calibration"):
+        make_trainer(EM, 3, max_steps=1).fit(method, make_data())
+    assert method.model.null is None
+
+
 @pytest.mark.parametrize("crash", [(1, 1), (2, 0)])
 def test_resuming_inside_the_rounds_is_exact(make_method, make_data, make_trainer, tmp_path, crash) -> None:
     em = EMSchedule(rounds=2, epochs_per_round=2)
