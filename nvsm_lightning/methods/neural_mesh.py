@@ -69,7 +69,6 @@ class NeuralMesh(nn.Module):
     """Backbone, mesh and feature bank of one category; see the module docstring."""
 
     seen: Tensor
-    null: Tensor | None
 
     def __init__(
         self, category: str, backbone: BackboneSpec, mesh: MeshSpec, bank: BankSettings, contrast: ContrastSettings,
@@ -90,7 +89,8 @@ class NeuralMesh(nn.Module):
         # A mesh that no picture has been read with has random features: it is never taken.
         self.register_buffer("seen", torch.zeros(len(counts), dtype=torch.bool), persistent=len(counts) > 1)
         # What each mesh loses at each start of the solver on whatever picture [mesh, pose]; None: nothing is taken off.
-        self.register_buffer("null", None, persistent=False)
+        # No buffer: nothing that a moving average of the weights should average.
+        self.null: Float[Tensor, "mesh pose"] | None = None
         self.engine = engine
         self._renderers: dict[tuple[Any, ...], FeatureRenderer] = {}
 
@@ -298,8 +298,9 @@ class NeuralMesh(nn.Module):
         names one of them, that one alone counts: NeMo's protocol, which is told the true subtype.
         """
         feature_map = self.features(image)
+        nulls = [None] * len(self.meshes) if self.null is None else self.null.to(image)
         found = [
-            solve(evidence, self.space, renderer, self.solver, None if self.null is None else self.null[number])
+            solve(evidence, self.space, renderer, self.solver, nulls[number])
             for number, (evidence, renderer) in enumerate(self._all(feature_map, camera))
         ]
         if len(found) == 1:

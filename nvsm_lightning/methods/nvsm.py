@@ -126,7 +126,7 @@ class NVSM(NeMo):
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         ending = fitting and trainer.current_epoch + 1 == trainer.max_epochs
         if ending and trainer.em.rounds and self.match_settings.final_calibration != "none" and self.model.null is None:
-            trainer.fit_loop.evaluating(self.measure_null)
+            trainer.fit_loop.measuring(self.measure_null)
 
     def measure_null(self) -> None:
         """Set ``model.null`` from the losses of the pool. Without gradients and in evaluation mode."""

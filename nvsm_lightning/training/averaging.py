@@ -3,7 +3,7 @@
 Lightning's :class:`WeightAveraging` keeps the average, saves it, and puts it in place for validation and at the end.
 Three things are missing there for EM, and are here:
 
-- E-steps run between epochs, where Lightning has no hook: :class:`~nvsm_lightning.training.loop.EMLoop` has two.
+- E-steps run between epochs, where Lightning has no hook: :class:`~nvsm_lightning.training.loop.EMLoop` has some.
 - Its ``EMAWeightAveraging`` averages every buffer, also whole numbers, whose fraction is then cut off: the counters of
   the clutter ring run wrong. Here they are copied. (With copies of all buffers instead, the bank would hold features
   that the averaged weights do not make.) Means of unit vectors are shorter; here vertices are unit vectors again.
@@ -50,17 +50,25 @@ class MovingAverage(WeightAveraging):
             if isinstance(module, FeatureBank):
                 module.vertex.copy_(functional.normalize(module.vertex, dim=-1))
 
-    def on_e_step_start(self, trainer: Trainer, method: LightningModule, number: int) -> None:
-        """Match with the averaged model; before the first step there is none."""
+    def on_measure_start(self, trainer: Trainer, method: LightningModule) -> None:
+        """Put the averaged model in place; before the first step there is none."""
         if trainer.global_step > 0:
             self.on_validation_epoch_start(trainer, method)
 
-    def on_e_step_end(self, trainer: Trainer, method: Any, number: int) -> None:
-        """Go on training the other weights, with a bank of their own."""
+    def on_measure_end(self, trainer: Trainer, method: LightningModule) -> None:
+        """Put the weights in training back."""
         if trainer.global_step > 0:
             self.on_validation_epoch_end(trainer, method)
-            if hasattr(method, "refill_bank"):
-                method.refill_bank(trainer.datamodule)  # type: ignore[attr-defined]
+
+    def on_e_step_start(self, trainer: Trainer, method: LightningModule, number: int) -> None:
+        """Match with the averaged model."""
+        self.on_measure_start(trainer, method)
+
+    def on_e_step_end(self, trainer: Trainer, method: Any, number: int) -> None:
+        """Go on training the other weights, with a bank of their own."""
+        self.on_measure_end(trainer, method)
+        if trainer.global_step > 0 and hasattr(method, "refill_bank"):
+            method.refill_bank(trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_restart(self, trainer: Trainer, method: LightningModule, number: int) -> None:
         """The average begins again, with the next step."""

@@ -143,10 +143,18 @@ class EMLoop(_FitLoop):
         table = trainer.strategy.reduce(table, reduce_op="sum")
         return torch.where(table[:, -1:] > 0, table[:, :-1], torch.nan)
 
-    def _call(self, callbacks: Iterable[Callback], hook: str, number: int) -> None:
+    def _call(self, callbacks: Iterable[Callback], hook: str, *arguments: int) -> None:
         for callback in callbacks:
             if hasattr(callback, hook):
-                getattr(callback, hook)(self.trainer, self.trainer.lightning_module, number)
+                getattr(callback, hook)(self.trainer, self.trainer.lightning_module, *arguments)
+
+    def measuring(self, action: Any) -> None:
+        """:meth:`evaluating` the weights that will be tested: between the hooks ``on_measure_start(trainer, method)``
+        and ``on_measure_end`` of callbacks that have them, such as a moving average.
+        """
+        self._call(self.trainer.callbacks, "on_measure_start")  # type: ignore[attr-defined]
+        self.evaluating(action)
+        self._call(reversed(self.trainer.callbacks), "on_measure_end")  # type: ignore[attr-defined]
 
     def evaluating(self, action: Any) -> None:
         """Run without gradients, in evaluation mode and in the trainer's precision;

@@ -248,6 +248,21 @@ def test_what_poses_lose_by_themselves_is_measured_at_the_end_and_kept(
     assert further.model.null is None  # its own settings take nothing off
 
 
+@pytest.mark.parametrize("validated", [True, False])
+def test_what_poses_lose_is_measured_with_the_weights_that_are_tested(
+    make_method, make_data, make_trainer, validated
+) -> None:
+    """Also where these are a moving average, which the last epoch does not hold in place."""
+    method = make_method(match=MatchSettings(final_calibration="balanced"))
+    limit = {} if validated else {"limit_val_batches": 0}
+    trainer = make_trainer(EM, 3, callbacks=[MovingAverage(0.8)], **limit)
+    trainer.fit(method, make_data())
+    measured = method.model.null
+    trainer.fit_loop.evaluating(method.measure_null)  # the fit has put the average in place for good
+    assert measured.abs().amax() > 0
+    torch.testing.assert_close(measured, method.model.null, atol=1e-6, rtol=1e-4)
+
+
 def test_a_fit_that_ends_early_says_that_nothing_is_taken_off(make_method, make_data, make_trainer) -> None:
     method = make_method(match=MatchSettings(final_calibration="balanced"))
     with pytest.warns(UserWarning, match="estimates are without match.final_calibration"):
@@ -276,11 +291,11 @@ def test_resuming_inside_the_rounds_is_exact(make_method, make_data, make_traine
 
 
 class Recorded(NVSM):
-    """Writes its weights at the end of the fit."""
+    """Writes its weights at the end of the fit, and what is taken off its estimates."""
 
     def on_fit_end(self) -> None:
-        root = Path(self.trainer.default_root_dir)
-        torch.save(self.state_dict(), root / f"{self.trainer.world_size}_{self.global_rank}.pt")
+        file = Path(self.trainer.default_root_dir) / f"{self.trainer.world_size}_{self.global_rank}.pt"
+        torch.save({**self.state_dict(), "null": self.model.null}, file)
 
 
 @pytest.mark.slow
@@ -290,14 +305,16 @@ def test_two_processes_train_the_model_that_one_trains(
 ) -> None:
     """To the last bit: anything less, two rounds of Adam and matching would turn into other pseudo labels."""
     backbone = BackboneSpec(name="small", dim=16, frozen=[], chunk=2)
+    match = MatchSettings(final_calibration="balanced")
     for world, strategy in ((1, "auto"), (2, "ddp_spawn")):
         options = {"devices": world, "strategy": strategy, "num_sanity_val_steps": 0, "precision": precision}
         options["callbacks"] = [MovingAverage(0.8)] if averaged else []
         trainer = make_trainer(EMSchedule(2, 2, restarts=[1]), 4, **options)
-        trainer.fit(make_method(Recorded, backbone=backbone), make_data(batch_size=4 // world))
+        trainer.fit(make_method(Recorded, backbone=backbone, match=match), make_data(batch_size=4 // world))
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1_0", "2_0", "2_1"))
     start = make_method(backbone=backbone).state_dict()
-    assert not all(torch.equal(start[name], value) for name, value in alone.items())
+    assert not all(torch.equal(value, alone[name]) for name, value in start.items())
+    assert alone["null"].abs().amax() > 0
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name
         assert torch.equal(first[name], value), name
