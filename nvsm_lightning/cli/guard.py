@@ -1,11 +1,13 @@
 """``nvsm fit --guard``: compare what EM has trained with a model of the labelled pictures alone; keep the better."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from nvsm_lightning.bench.jobs import Job, run_jobs
@@ -15,26 +17,34 @@ from nvsm_lightning.methods.guard import mirror_agreement
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.methods.nvsm import NULL
 from nvsm_lightning.report.results import write_json
+from nvsm_lightning.training.checkpoint_io import WholeFileIO
 
 PICTURES = 400  # of the pool: two shares then differ by chance by 3 points at most
 NAME = "labelled_only"
+KEPT = "guard"  # of a checkpoint: whose weights it holds, where they are not those of its fit
 LABELLED_ONLY = {
     "model": {"class_path": "NeMo"},
     "trainer": {"em": {"rounds": 0, "warmup_epochs": 0}},
     "guard": "none",
     "ckpt_path": None,  # that of this run, if it was resumed
 }
-OF_THIS_PROCESS = ("LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
+OF_THIS_PROCESS = (
+    "LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED",
+    "WANDB_RUN_ID", "WANDB_SWEEP_ID",
+)  # fmt: skip
 
 
-def check(choice: str, method: Any, data: Any, trainer: Any) -> bool:
-    """Whether there is something to guard.
+def check(choice: str, resumed: str | None, method: Any, data: Any, trainer: Any) -> bool:
+    """Whether there is something to guard. Not in a fit ``resumed`` from a checkpoint of its end that holds the guard's
+    choice already.
 
     Raises:
-        ConfigError: it is asked for, and cannot be done.
+        ConfigError: it is asked for, and cannot be done; or EM is to go on from weights that are not its own.
         WeightsError: the checkpoint that it names cannot be read, or is of another model.
     """
-    if choice == "none" or not trainer.em.rounds or not isinstance(method, NeMo):
+    if exchanged(resumed, trainer.max_epochs) or choice == "none":
+        return False
+    if not trainer.em.rounds or not isinstance(method, NeMo):
         return False
     if not data.mirror:
         raise ConfigError("--guard asks for mirror images, and --data.mirror false says they are of another category.")
@@ -50,6 +60,26 @@ def check(choice: str, method: Any, data: Any, trainer: Any) -> bool:
     return True
 
 
+def exchanged(resumed: str | None, max_epochs: int | None) -> bool:
+    """Whether the guard has put other weights than EM's into this checkpoint.
+
+    Raises:
+        ConfigError: it has, and ``max_epochs`` says that the fit is to go on.
+    """
+    if resumed is None or not Path(resumed).is_file():
+        return False
+    content = torch.load(resumed, map_location="cpu", weights_only=True, mmap=True)
+    if KEPT not in content:
+        return False
+    done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
+    if max_epochs is None or not 0 <= max_epochs <= done:
+        raise ConfigError(
+            f"{resumed} holds the model of the labelled pictures alone, which --guard has kept. EM goes on from its "
+            f"own weights: --ckpt_path {Path(resumed).with_name('em.ckpt')}"
+        )
+    return True
+
+
 def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path) -> None:
     """Load the labelled-only weights into ``method`` if it agrees with itself on more of the pool with them.
 
@@ -57,11 +87,13 @@ def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path
     ``last.ckpt`` holds the weights that the fit ends with.
     """
     if choice == "fit" and trainer.is_global_zero:
-        fit_labelled_only(folder)
+        fit_labelled_only(folder, data)
     trainer.strategy.barrier("labelled-only fit")
     path = checkpoint_of(folder / NAME if choice == "fit" else Path(choice).expanduser())
     em, null = {key: value.clone() for key, value in _model(method.state_dict()).items()}, method.model.null
-    other, calibration = read_model(path, method)
+    other, calibration, labelled = read_model(path, method)
+    if labelled is not None and labelled != [record.key for record in data.labelled]:
+        rank_zero_warn(f"--guard: {path} was trained with other labelled pictures than this fit.")
     found = {"em": _agreement(method, data, trainer)}
     method.load_state_dict(other, strict=False)
     method.model.null = None  # it is of the pool as EM's network scores it
@@ -81,14 +113,16 @@ def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path
     trainer.strategy.barrier("guard")
 
 
-def fit_labelled_only(folder: Path) -> None:
+def fit_labelled_only(folder: Path, data: Any) -> None:
     """The fit of this run's own configuration on the labelled pictures alone, in ``folder``/labelled_only; resumed if
     it was interrupted."""
     file = folder / f"{NAME}.yaml"
+    # k-means would choose by another network's features
+    words = ("--data.anchors", f"manual:{folder / 'tables' / 'labels.txt'}") if data.anchors == "kmeans" else ()
     file.write_text(yaml.safe_dump(LABELLED_ONLY), encoding="utf-8")
     before = {name: os.environ.pop(name) for name in OF_THIS_PROCESS if name in os.environ}
     try:
-        job = Job(NAME, ("--config", str(folder / "config.yaml"), "--config", str(file)), tested=False)
+        job = Job(NAME, ("--config", str(folder / "config.yaml"), "--config", str(file), *words), tested=False)
         run_jobs([job], folder)
     finally:
         os.environ.update(before)
@@ -99,8 +133,9 @@ def checkpoint_of(path: Path) -> Path:
     return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
 
 
-def read_model(path: Path, method: NeMo) -> tuple[dict[str, Tensor], Calibration]:
-    """The weights and the bank in a checkpoint, as ``method`` has them, and the temperature of its poses.
+def read_model(path: Path, method: NeMo) -> tuple[dict[str, Tensor], Calibration, list[str] | None]:
+    """The weights and the bank in a checkpoint, as ``method`` has them, the temperature of its poses, and what was
+    labelled (None: it does not say).
 
     Raises:
         WeightsError: it cannot be read, or is of another network or mesh.
@@ -115,7 +150,8 @@ def read_model(path: Path, method: NeMo) -> tuple[dict[str, Tensor], Calibration
         raise WeightsError(
             f"--guard: {path} is of another network or mesh than this fit; give one of the same settings."
         )
-    return weights, Calibration.load(content)
+    states = [value["labelled"] for value in content.values() if isinstance(value, dict) and "labelled" in value]
+    return weights, Calibration.load(content), states[0] if states else None
 
 
 def _model(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -131,11 +167,13 @@ def _agreement(method: NeMo, data: Any, trainer: Any) -> float:
 
 def _exchange(checkpoints: Path, method: NeMo) -> None:
     """Put the weights and the temperature of ``method`` into last.ckpt and keep what stood there as em.ckpt."""
-    last, new = checkpoints / "last.ckpt", checkpoints / "last.ckpt.part"
-    content = torch.load(last, map_location="cpu", weights_only=False)
+    last = checkpoints / "last.ckpt"
+    shutil.copyfile(last, checkpoints / "em.ckpt")
+    content = torch.load(last, map_location="cpu", weights_only=True)
     content["state_dict"] = {key: value.cpu() for key, value in method.state_dict().items()}
+    if "current_model_state" in content:  # beside an average of the weights
+        content["current_model_state"] = content["state_dict"]
     method.calibration.save(content)
     content.pop(NULL, None)
-    torch.save(content, new)  # whole before anything is moved
-    last.replace(checkpoints / "em.ckpt")
-    new.replace(last)
+    content[KEPT] = NAME
+    WholeFileIO().save_checkpoint(content, last)  # the old one or the new one, whenever it is interrupted

@@ -95,6 +95,10 @@ def run_cli(
                 "prog": "nvsm", "allow_abbrev": False, **{name: dict(defaults) for name in cli_class.subcommands()}
             },
         )  # fmt: skip
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning has turned into a mere status
+            raise KeyboardInterrupt from None
+        raise
     except Exception as error:
         own = own_error(error, option_value(arguments, "ckpt_path"))
         if own is None or own is error:
@@ -225,7 +229,8 @@ class NVSMCLI(LightningCLI):
             self._guarded()
 
     def _guarded(self) -> bool:
-        return guard.check(self.config["fit"]["guard"], self.model, self.datamodule, self.trainer)
+        given = self.config["fit"]["guard"], self.config_init["fit"].get("ckpt_path")
+        return guard.check(*given, self.model, self.datamodule, self.trainer)
 
     before_validate = before_test = before_predict = before_fit
 
@@ -256,7 +261,12 @@ class NVSMCLI(LightningCLI):
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier fit left in this folder and the new one may not write again (another number of rounds)."""
+    """Remove what an earlier fit left in this folder and the new one may not write again (another number of rounds).
+    Its last checkpoint, from which the new one must not be resumed, is kept as ``checkpoints/previous.ckpt``.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        last.replace(last.with_name("previous.ckpt"))
     for pattern in (
         "results.json",
         "guard.json",

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from nvsm_lightning.bench.contenders import Contender, frozen_contenders, trained_contender
@@ -84,6 +85,10 @@ class MatchTrainer(EMTrainer):
         if not isinstance(getattr(model, "model", None), NeuralMesh):
             raise ConfigError(f"nvsm match needs a neural mesh model (NeMo or NVSM); got {type(model).__name__}.")
         device = self.strategy.root_device
+        self.strategy.connect(model)  # k-means (--data.anchors) asks it
+        datamodule.trainer = self
+        if getattr(datamodule, "extra_pool", None):
+            rank_zero_info("nvsm match looks at the own pool alone: --data.extra_pool is left out")
         model.to(device).eval()
         experiment.run(model.model, datamodule, device, self.precision_plugin.forward_context)  # type: ignore[arg-type]
 
@@ -144,7 +149,8 @@ def find_checkpoints(paths: Sequence[str]) -> list[Path]:
     found = []
     for path in (Path(path).expanduser() for path in paths):
         inside = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        kept = sorted(inside.glob("round_*.ckpt")) + sorted(inside.glob("last.ckpt"))
+        last = "em.ckpt" if (inside / "em.ckpt").is_file() else "last.ckpt"  # which --guard may have exchanged
+        kept = sorted(inside.glob("round_*.ckpt")) + sorted(inside.glob(last))
         if path.is_dir() and not kept:
             raise WeightsError(f"{path} holds no checkpoints (round_*.ckpt, last.ckpt); give a run folder or a file.")
         found += kept if path.is_dir() else [path]

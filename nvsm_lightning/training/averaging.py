@@ -75,6 +75,11 @@ class MovingAverage(WeightAveraging):
         assert self._average_model is not None
         self._average_model.n_averaged.zero_()
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average in place, also where a finished fit was resumed, which trains nothing."""
+        assert self._average_model is not None
+        self._copy_average_to_current(pl_module)
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over the average of a checkpoint."""
         if self._average_model is not None:  # else nothing is trained, and the weights loaded are the average

@@ -89,10 +89,39 @@ def test_what_was_measured_of_the_weights_goes_with_them(place, monkeypatch) -> 
     assert json.loads((place / "warm" / "results.json").read_text())["posterior"]["temperature"] == 7.0
 
 
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_fit_resumed_behind_the_guard_keeps_its_choice(place, monkeypatch, averaged) -> None:
+    """Interrupted in the final test; also where the checkpoint holds an average beside the weights in training."""
+    shares = iter([0.5, 0.9])
+    monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
+    run = place / f"again_{averaged}"
+    average = "{class_path: nvsm_lightning.training.averaging.MovingAverage, init_args: {decay: 0.5}}"
+    words = ("--trainer.callbacks+", average) if averaged else ()
+    fit(place, "NVSM", run.name, "--guard", str(place / "nemo"), *words)
+    told, tested, em = (run / "guard.json").read_text(), poses(run), weights(run / "checkpoints" / "em.ckpt")
+    (run / "results.json").unlink()
+    last = str(run / "checkpoints" / "last.ckpt")
+    lightning_cli.run(["fit", "--config", str(run / "config.yaml"), "--ckpt_path", last, "--run_dir", str(run)])
+    assert (run / "guard.json").read_text() == told and poses(run) == tested == poses(place / "nemo")
+    again = weights(run / "checkpoints" / "em.ckpt")
+    assert all(torch.equal(again[key], value) for key, value in em.items())
+    further = ["fit", "--config", str(run / "config.yaml"), "--run_dir", str(run), "--trainer.max_epochs", "2"]
+    with pytest.raises(ConfigError, match=r"holds the model of the labelled pictures alone.*em\.ckpt"):
+        lightning_cli.run([*further, "--ckpt_path", last])
+    lightning_cli.run([*further, "--ckpt_path", str(run / "checkpoints" / "em.ckpt"), "--guard", "none"])
+    assert poses(run) != tested
+
+
+def test_another_models_labels_are_noticed(place, monkeypatch) -> None:
+    monkeypatch.setattr(guard, "_agreement", lambda *_: 0.5)
+    with pytest.warns(UserWarning, match="trained with other labelled pictures"):
+        fit(place, "NVSM", "others", "--guard", str(place / "nemo"), "--seed_everything", "5")
+
+
 def test_several_processes_do_not_wait_for_a_whole_fit() -> None:
-    trainer = SimpleNamespace(em=SimpleNamespace(rounds=1), world_size=2)
+    trainer = SimpleNamespace(em=SimpleNamespace(rounds=1), world_size=2, max_epochs=1)
     with pytest.raises(ConfigError, match="give its run: --guard RUN"):
-        guard.check("fit", NeMo(), SimpleNamespace(mirror=True), trainer)
+        guard.check("fit", None, NeMo(), SimpleNamespace(mirror=True), trainer)
 
 
 def test_both_models_are_asked_about_the_pool(place) -> None:
@@ -118,10 +147,11 @@ def test_the_labelled_only_fit_has_this_runs_settings_and_none_of_its_processes(
 
     monkeypatch.setattr(guard, "run_jobs", run_jobs)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    guard.fit_labelled_only(tmp_path)
+    guard.fit_labelled_only(tmp_path, SimpleNamespace(anchors="kmeans"))
     assert seen["rank"] is None and os.environ["LOCAL_RANK"] == "0"
     words = seen["command"]
     assert str(tmp_path / "config.yaml") in words and words[-1] == str(tmp_path / "labelled_only")
+    assert words[words.index("--data.anchors") + 1] == f"manual:{tmp_path}/tables/labels.txt"  # not chosen anew
     lightning_cli.run(["fit", "--config", str(place / "em" / "config.yaml"), "--config",
                        str(tmp_path / "labelled_only.yaml"), "--run_dir", str(tmp_path / "run")])  # fmt: skip
     assert json.loads((tmp_path / "run" / "results.json").read_text())["method"] == "nemo"

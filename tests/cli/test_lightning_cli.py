@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from small_run import MeanPose, write_pictures
 
 import nvsm_lightning.data  # noqa: F401 - class_path: PoseCSV
-from nvsm_lightning.cli import lightning_cli
+from nvsm_lightning.cli import lightning_cli, main
 from nvsm_lightning.cli.lightning_cli import option_value, run_command, split_arguments
 from nvsm_lightning.data.module import PoseData
 from nvsm_lightning.errors import ConfigError, DataError, WeightsError
@@ -148,12 +148,25 @@ def test_a_new_fit_in_an_old_folder_leaves_nothing_of_the_old_one(place, tmp_pat
     (tmp_path / "tables" / "matches_round_07.csv").touch()
     (tmp_path / "results.json").touch()
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_text("old")  # a resumed fit must not take it for its own
     quiet = ("--test_after_fit", "false", "--trainer.enable_progress_bar", "false")
     cli = nvsm(place, "fit", "--run_dir", str(tmp_path), "--trainer.max_epochs", "1", *quiet)
     assert cli.trainer.progress_bar_callback is None
     assert not (tmp_path / "tables" / "matches_round_07.csv").exists()
     assert not (tmp_path / "results.json").exists()
     assert (tmp_path / "notes.txt").exists()
+    assert (tmp_path / "checkpoints" / "previous.ckpt").read_text() == "old"
+
+
+def test_ctrl_c_in_a_fit_says_how_to_go_on(place, tmp_path, monkeypatch, capsys):
+    def interrupt(self, *batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MeanPose, "training_step", interrupt)
+    monkeypatch.setattr(main, "dispatch", lambda words: nvsm(place, *words))
+    assert main.main(["fit", "--run_dir", str(tmp_path)]) == 130
+    assert "goes on from <run>/checkpoints/last.ckpt" in capsys.readouterr().err
 
 
 def test_the_checkpoint_decides_the_architecture_and_options_the_rest(fitted, place):

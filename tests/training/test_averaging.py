@@ -124,6 +124,15 @@ def test_resuming_is_exact(tmp_path: Path, em) -> None:
         assert torch.equal(resumed.steps[-1], whole.steps[-1])
 
 
+def test_a_finished_fit_resumed_ends_with_the_average(tmp_path: Path) -> None:
+    """Its final test may have been interrupted; nothing is left to train."""
+    method, again = Watched(), Watched()
+    trainer_of(tmp_path, EMSchedule(3, 2)).fit(method, TinyData())
+    trainer_of(tmp_path, EMSchedule(3, 2)).fit(again, TinyData(), ckpt_path=str(tmp_path / "last.ckpt"))
+    assert not again.steps and torch.equal(weights(again.net), weights(method.net))
+    assert not torch.equal(weights(again.net), method.steps[-1])
+
+
 def test_whole_numbers_and_truth_values_are_taken_over_and_what_rests_stays() -> None:
     count, mean = torch.tensor(1), torch.tensor([0.1, 0.2, 0.3])
     assert average(0.95, torch.tensor(10), torch.tensor(11), count).equal(torch.tensor(11))
