@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from nvsm_lightning.data.labels import draw_labels, draw_views, enough, read_label_list
 from nvsm_lightning.data.record import Record, viewpoints
-from nvsm_lightning.errors import ConfigError, DataError
+from nvsm_lightning.errors import ConfigError
 
 WAYS = ("spread", "views", "random", "kmeans", "manual:FILE")
 CANDIDATES = 2000  # k-means looks at no more pictures than these, drawn at random
@@ -43,25 +43,19 @@ def choose_anchors(
     """The ``count`` pictures of the train part that count as labelled.
 
     ``spread``, ``views`` and the list choose among the pictures with labels, ``random`` draws from them; ``kmeans``
-    chooses among all, and asks for the labels it misses. ``mirror``: the category is symmetric.
+    chooses among all, with labels or without. ``mirror``: the category is symmetric.
 
     Raises:
-        DataError: too few pictures, a list that does not fit, or a choice that has no labels yet.
+        DataError: too few pictures, or a list that does not fit.
     """
     train = [record for record in records if record.part in ("train", "")]
     known = [record for record in train if record.viewpoint is not None]
     if way == "kmeans":
+        train = sorted(train, key=lambda record: record.image)  # whether a picture is in the table changes nothing
         drawn = _random(len(train), min(CANDIDATES, len(train)), seed).sort().values
         candidates, told = features([train[index] for index in drawn.tolist()])
         told = centred(told, [record.group for record in candidates])
-        chosen = [candidates[index] for index in central(told, count, seed).tolist()]
-        missing = [record.key for record in chosen if record.viewpoint is None]
-        if missing:
-            raise DataError(
-                f"--data.anchors kmeans asks for the poses of {len(missing)} pictures that have none: "
-                f"{', '.join(missing)}. Label them; then the same command goes on."
-            )
-        return chosen
+        return [candidates[index] for index in central(told, count, seed).tolist()]
     if way.startswith("manual:"):
         index = read_label_list(Path(way.removeprefix("manual:")), known, count)
     elif way == "random":

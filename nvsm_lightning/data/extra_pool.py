@@ -1,5 +1,6 @@
 """Pictures of other data sets that join the unlabelled pool: more objects of the category, no labels."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,6 +47,10 @@ def pool_from(sources: "Sequence[PoseData]", labelled: Sequence[Record], seed: i
         name = source.name if names[source.name] == 1 else f"{source.name}_{names[source.name]}"
         found = parts.assign_parts(source.read(parts.existing(source.root, f"the root of {name} in --data.extra_pool")))
         train = [record for record in found if record.part == "train"]
+        if source.azimuth_only:  # the other angles are its reader's assumptions
+            train = [
+                replace(each, viewpoint=each.viewpoint and (each.viewpoint[0], math.nan, math.nan)) for each in train
+            ]
         if not train:
             raise DataError(f"{source.root}: {name} has no train part for --data.extra_pool; change its split.")
         records += [_as_pool(record, name, boxed) for record in parts.limit_pool(train, source.pool_limit, seed)]

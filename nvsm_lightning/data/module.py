@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from nvsm_lightning.data import parts
+from nvsm_lightning.data import parts, sampling
 from nvsm_lightning.data.anchors import check_way, choose_anchors, describe_pictures
 from nvsm_lightning.data.augment import Augmentation
 from nvsm_lightning.data.crop_cache import CropCache
@@ -98,6 +98,8 @@ class PoseData(LightningDataModule):
                 f"--data: labels and batch_size must be at least 1 and labelled_share in 0..1; got {labels}, "
                 f"{batch_size} and {labelled_share}."
             )
+        if pool_limit is not None and pool_limit < 1:
+            raise ConfigError(f"--data.pool_limit must be at least 1, or null for the whole pool; got {pool_limit}.")
         if test_on not in ("test", "val"):
             raise ConfigError(f"--data.test_on must be test or val; got {test_on!r}.")
         self.root, self.test_root, self.test_on, self.folder = root, test_root, test_on, folder
@@ -138,12 +140,27 @@ class PoseData(LightningDataModule):
             return
         self._everything = self.read(parts.existing(self.root, "--data.root"))
         finished = stage in ("validate", "test", "predict")
-        if self.anchors == "kmeans" and finished:  # the checkpoint will say which pictures were labelled
+        resumed = getattr(self.trainer, "resumed_from", None) is not None
+        if self.anchors == "kmeans" and (finished or resumed):  # the checkpoint will say which pictures were labelled
             return self._divide([], stage)
         known = sum(record.part in ("train", "") and record.viewpoint is not None for record in self._everything)
         count = min(self.labels, known) if finished else self.labels  # a finished model needs none
         way = self.anchors, self._everything, count, self.seed, self._described, self.mirror
-        self._divide(choose_anchors(*way), stage)
+        chosen = choose_anchors(*way)
+        self._require_poses(chosen)
+        self._divide(chosen, stage)
+
+    def _require_poses(self, chosen: list[Record]) -> None:
+        """DataError if pictures that k-means has chosen have no label yet; the choice is written down."""
+        missing = [record.key for record in chosen if record.viewpoint is None]
+        if missing:
+            path = Path(self.trainer.default_root_dir if self.trainer is not None else ".") / "tables" / "labels.txt"
+            if self._place()[0] == 0:
+                write_label_list(path, chosen)
+            raise DataError(
+                f"--data.anchors kmeans asks for the poses of {len(missing)} pictures that have none: "
+                f"{', '.join(missing)}. Label them under these names; then --data.anchors manual:{path} goes on."
+            )
 
     def _divide(self, chosen: list[Record], stage: str | None) -> None:
         """Make the parts of the data set, given the labelled pictures; check them."""
@@ -163,7 +180,7 @@ class PoseData(LightningDataModule):
             self.test = self.read_test(parts.existing(self.test_root, "--data.test_root"))
         parts.check_disjoint([*self.labelled, *self.pool], self.test)
         parts.check_boxes([*self.labelled, *self.pool, *self.val, *self.test])
-        if not self.val:
+        if not self.val and stage in ("fit", "validate", None):
             rank_zero_warn(f"{self.root}: there is no validation part; validation is skipped.")
         self._decode_labelled_parts(stage)
 
@@ -224,9 +241,10 @@ class PoseData(LightningDataModule):
                 "give a checkpoint of the same category, or change --data.category."
             )
         mine = [record.key for record in self.labelled]
-        if self.anchors == "kmeans" and mine != state["labelled"] and len(mine) in (0, len(state["labelled"])):
+        other = self._everything and mine != state["labelled"]
+        if self.anchors == "kmeans" and other and len(mine) in (0, len(state["labelled"])):
             # Chosen once: here the network may have begun with other weights, or rounded differently.
-            known = {record.key: record for record in self._everything}
+            known = {record.key: record for record in self._everything if record.viewpoint is not None}
             stage = None if self.trainer is None else self.trainer.state.fn
             self._divide([known[key] for key in state["labelled"] if key in known], stage and stage.value)
         same_labels = state["labelled"] == [record.key for record in self.labelled]
@@ -263,7 +281,8 @@ class PoseData(LightningDataModule):
         self, mirrored: bool | None = None, limit: int | None = None
     ) -> DataLoader[Batch]:
         """Every training picture once, in order, without augmentation, then (default: as ``mirror``) their mirror
-        images. With a ``limit``, the labelled pictures and of the others as many from each azimuth."""
+        images. With a ``limit``, so many, the same number from each azimuth: the labelled pictures (of many labels
+        half the limit) and others."""
         chosen = self._training_set(limit)
         return self._loader(with_mirrors(chosen, self.mirror if mirrored is None else mirrored))
 
@@ -330,18 +349,23 @@ class PoseData(LightningDataModule):
 
     def _training_set(self, limit: int | None = None) -> PoseDataset:
         """Labelled pictures first, then the pseudo-labelled ones; ``index`` counts the pool after the labelled
-        pictures. With a ``limit``, only so many pseudo-labelled ones, spread over azimuth."""
-        count = len(self.labelled)
+        pictures. With a ``limit``, only so many pseudo-labelled ones, spread over azimuth; and where labels are
+        many, half of them labelled ones (more where the others are fewer), spread too."""
+        count, known = len(self.labelled), viewpoints(self.labelled)
         index, viewpoint, weight = self._pseudo
+        labelled = torch.arange(count)
         if limit is not None and count + len(index) > limit:
-            chosen = spread_over_azimuth(viewpoint, max(0, limit - count), AZIMUTH_BINS)
+            if count >= sampling.MANY_LABELS:
+                labelled = spread_over_azimuth(known, max(limit - len(index), limit // 2), AZIMUTH_BINS)
+            chosen = spread_over_azimuth(viewpoint, max(0, limit - len(labelled)), AZIMUTH_BINS)
             index, viewpoint, weight = index[chosen], viewpoint[chosen], weight[chosen]
         return PoseDataset(
             self._part_crops("train"),
-            torch.cat((torch.arange(count), count + index)),
-            torch.cat((viewpoints(self.labelled), viewpoint)),
-            weight=torch.cat((torch.ones(count), weight)),
-            subtype=torch.cat((subtypes(self.labelled), torch.zeros_like(index))),  # that of the pool is hidden
+            torch.cat((labelled, count + index)),
+            torch.cat((known[labelled], viewpoint)),
+            weight=torch.cat((torch.ones(len(labelled)), weight)),
+            # that of the pool is hidden
+            subtype=torch.cat((subtypes(self.labelled)[labelled], torch.zeros_like(index))),
             augmentation=self.augment,
             symmetric=self.mirror,
             extent=CATEGORY_EXTENT.get(self.category, (0.5, 0.5, 0.5)),

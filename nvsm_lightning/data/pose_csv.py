@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,8 @@ class PoseCSV(PoseData):
         images: folder of the pictures below that of the table (empty: the same folder).
         group_column: column that tells one object or sequence from another.
         unlabelled: folder whose pictures, at any depth, join the pool without a row in the table; each whole picture is
-            the box. Pictures that the table names are not taken twice.
+            the box. Pictures that the table names, for whatever category, are not taken twice. Reports call them by the
+            name that a row of the table would give them.
         kwargs: the arguments common to all data sets, see ``PoseData``.
     """
 
@@ -67,12 +69,13 @@ class PoseCSV(PoseData):
     def read(self, root: Path, test_only: bool = False) -> list[Record]:
         """One record a row; with ``test_only`` all labelled rows are test. See ``PoseData.read``."""
         file = root if root.is_file() else root / self.table
-        rows = read_table(file, required=("file", *ANGLES))
+        every = read_table(file, required=("file", *ANGLES))
+        if self.group_column.lower() not in every[0][1] and self.group_column != "group":
+            raise DataError(f"{file} has no column {self.group_column!r}; correct --data.group_column.")
+        mine = [pair for pair in every if pair[1].get("category", self.category).lower() == self.category.lower()]
         records: list[Record] = []
         seen: dict[str, int] = {}
-        for line, row in rows:
-            if row.get("category", self.category).lower() != self.category.lower():
-                continue
+        for line, row in mine:
             where = f"{file}:{line}"
             record = self._record(row, where, file.parent)
             if record.key in seen:
@@ -83,19 +86,21 @@ class PoseCSV(PoseData):
             records.append(record)
         if not records:
             raise DataError(f"{file} has no row of category {self.category!r}; correct --data.category.")
-        _warn_radians([row for _, row in rows], file)
+        _warn_radians([row for _, row in mine], file)
         if test_only:
             labelled = [record for record in records if record.viewpoint is not None]
             return [replace(record, part="test") for record in labelled]
-        return records + (self._unlabelled({record.image.resolve() for record in records}) if self.unlabelled else [])
+        pictures = file.parent / self.images
+        named = {(pictures / _file(row)).resolve() for _, row in every}
+        return records + (self._unlabelled(pictures, named) if self.unlabelled else [])
 
-    def _unlabelled(self, known: set[Path]) -> list[Record]:
+    def _unlabelled(self, pictures: Path, named: set[Path]) -> list[Record]:
         folder = existing(self.unlabelled, "--data.unlabelled")
         found = folder_records(folder, self.category, "--data.unlabelled")
-        return [
-            replace(record, part="train", key=f"{folder.resolve().name}/{record.key}")
+        return [  # under the names that they would have in the table
+            replace(record, part="train", key=Path(os.path.relpath(record.image, pictures)).as_posix())
             for record in found
-            if record.image.resolve() not in known
+            if record.image.resolve() not in named
         ]
 
     def _record(self, row: dict[str, str], where: str, folder: Path) -> Record:
@@ -116,8 +121,8 @@ class PoseCSV(PoseData):
             raise DataError(f"{where}: the column `file` is empty; name a picture or remove the row.")
         azimuth, elevation, theta = (math.radians(angle) for angle in angles or (math.nan,) * 3)
         record = Record(
-            image=folder / self.images / row["file"],
-            key=row["file"].replace("\\", "/"),
+            image=folder / self.images / _file(row),
+            key=_file(row),
             category=self.category,
             part=split,  # type: ignore[arg-type]
             viewpoint=None if angles is None else (azimuth % (2 * math.pi), elevation, theta),
@@ -125,11 +130,15 @@ class PoseCSV(PoseData):
             focal_px=None if camera is None else camera[0],
             principal=None if camera is None else (camera[1], camera[2]),
             box=_numbers(row, BOX, where),  # type: ignore[arg-type]
-            group=row.get(self.group_column, ""),
+            group=row.get(self.group_column.lower(), ""),
             subtype=0 if subtype is None else int(subtype[0]),
         )
         check_record(record, where)
         return record
+
+
+def _file(row: dict[str, str]) -> str:
+    return row["file"].replace("\\", "/")  # a table written on Windows
 
 
 def read_table(file: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:

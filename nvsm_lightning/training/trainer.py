@@ -1,9 +1,10 @@
 """Lightning's Trainer with the EM loop."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.training.checkpoint_io import WholeFileIO
@@ -44,3 +45,28 @@ class EMTrainer(Trainer):
             )
         self.em = em
         self.fit_loop = EMLoop(self.fit_loop, em)
+        self.resumed_from: str | Path | None = None
+
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Learn from the labelled pictures and the pool.
+
+        Args:
+            model: to be trained.
+            train_dataloaders: as Trainer; a datamodule takes their place.
+            val_dataloaders: as Trainer.
+            datamodule: labelled pictures and pool.
+            ckpt_path: checkpoint that the fit goes on from, <run>/checkpoints/last.ckpt. Its data know already when
+                they are set up, before it is read, that it will tell them what was labelled (``resumed_from``).
+            weights_only: false lets a checkpoint hold other things than tensors and plain values; give it for files
+                that you trust only.
+        """
+        self.resumed_from = ckpt_path
+        super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)

@@ -26,12 +26,15 @@ def describe(batch) -> torch.Tensor:
     return torch.nn.functional.one_hot(batch["index"] % 6, 6).float() + 0.001 * batch["index"][:, None]
 
 
-def make(folder, anchors: str, stage: str = "fit", **changes) -> PoseCSV:
+def make(folder, anchors: str, stage: str = "fit", resumed: str | None = None, **changes) -> PoseCSV:
     settings = {"labels": 6, "label_seed": 0, "crop": SPEC, "batch_size": 4, "epoch_images": 16}
     data = PoseCSV(str(folder), anchors=anchors, **(settings | changes))
     state = SimpleNamespace(fn=TrainerFn(stage))
     model = SimpleNamespace(describe=describe)
-    data.trainer = SimpleNamespace(lightning_module=model, global_rank=0, world_size=1, state=state)
+    data.trainer = SimpleNamespace(
+        lightning_module=model, global_rank=0, world_size=1, state=state, default_root_dir=str(folder),
+        resumed_from=resumed,
+    )  # fmt: skip
     data.setup(stage)
     return data
 
@@ -101,11 +104,26 @@ def test_senseless_choices_are_refused(settings, message) -> None:
 
 def test_a_choice_without_labels_asks_for_them(write_csv) -> None:
     folder = write_csv(pose_rows(8, None, labelled=False) + pose_rows(2, "val", 8) + pose_rows(2, "test", 10))
-    with pytest.raises(DataError, match=r"asks for the poses of 6 pictures that have none: .*Label them"):
+    with pytest.raises(DataError, match=r"asks for the poses of 6 pictures that have none: .*Label them") as error:
         make(folder, "kmeans")
+    asked = (folder / "tables" / "labels.txt").read_text().split()
+    assert len(asked) == 6 and f"--data.anchors manual:{folder}/tables/labels.txt" in str(error.value)
+    labelled = [row | {"azimuth_deg": 10, "elevation_deg": 0, "theta_deg": 0} if row["file"] in asked else row
+                for row in pose_rows(8, None, labelled=False)]  # fmt: skip
+    write_csv(labelled + pose_rows(2, "val", 8) + pose_rows(2, "test", 10))
+    assert keys(make(folder, f"manual:{folder}/tables/labels.txt")) == asked
     data = PoseCSV(str(folder), anchors="kmeans", crop=SPEC)
     with pytest.raises(ConfigError, match="needs a method that describes pictures"):
         data.setup("fit")
+
+
+def test_a_resumed_fit_chooses_nothing(folder) -> None:
+    """Where the pictures that k-means asked for are the only ones with labels, another choice could not be trained."""
+    fitted = make(folder, "kmeans")
+    later = make(folder, "kmeans", resumed="last.ckpt", label_seed=3)
+    assert later.labelled == []
+    later.load_state_dict(fitted.state_dict())
+    assert keys(later) == keys(fitted) and later.pool == fitted.pool
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])

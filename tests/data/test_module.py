@@ -273,6 +273,17 @@ def test_a_limit_keeps_all_labels_and_spaces_the_others(folder) -> None:
     assert indices(data.labelled_and_pseudo_dataloader(mirrored=False, limit=9)) == [*range(7), 9, 12]
 
 
+def test_many_labels_leave_room_in_the_limit_and_are_spread_too(folder, monkeypatch) -> None:
+    monkeypatch.setattr(sampling, "MANY_LABELS", 7)
+    data = make(folder)
+    accept(data)
+    chosen = indices(data.labelled_and_pseudo_dataloader(mirrored=False, limit=4))
+    assert chosen[2:] == [9, 12] and len(chosen) == 4
+    turns = azimuth_bin(viewpoints(data.labelled), 12)[chosen[:2]]
+    assert len(turns.unique()) == 2
+    assert indices(data.labelled_and_pseudo_dataloader(mirrored=False, limit=8))[-3:] == [9, 12, 16]
+
+
 def test_many_labels_are_drawn_equally_from_all_views(folder, monkeypatch) -> None:
     assert make(folder).train_dataloader().sampler.labelled_probability is None
     monkeypatch.setattr(sampling, "MANY_LABELS", 7)

@@ -153,10 +153,34 @@ def test_a_folder_of_unlabelled_pictures_joins_the_pool_once(write_csv) -> None:
     assert [record.key for record in records[3:]] == ["more/000.jpg", "more/deep/x.jpg"]
     assert all(record.viewpoint is None and record.part == "train" for record in records[3:])
     everything = read(folder, unlabelled=str(folder))  # the table's own folder
-    assert [record.key for record in everything[3:]] == ["set/more/000.jpg", "set/more/deep/x.jpg"]
+    assert [record.key for record in everything[3:]] == ["more/000.jpg", "more/deep/x.jpg"]
+    beside = folder.parent / "beside"
+    (folder / "more").rename(beside)
+    keys = [record.key for record in read(folder, unlabelled=str(beside))[3:]]
+    assert keys == ["../beside/000.jpg", "../beside/deep/x.jpg"]  # what a row of the table would call them
+    assert all((folder / key).is_file() for key in keys)
     assert len(PoseCSV(str(folder), unlabelled="nowhere").read(folder, test_only=True)) == 3
     with pytest.raises(DataError, match=r"'nowhere' does not exist.*--data\.unlabelled"):
         read(folder, unlabelled="nowhere")
+
+
+def test_pictures_of_another_category_are_not_taken_from_the_folder(write_csv) -> None:
+    rows = [row | {"category": "bus" if number == 2 else "car"} for number, row in enumerate(pose_rows(3))]
+    rows[2]["azimuth_deg"] = "n/a"  # nothing of it is read
+    folder = write_csv(rows)
+    assert [record.key for record in read(folder, unlabelled=str(folder))] == ["000.jpg", "001.jpg"]
+
+
+def test_a_table_written_on_windows_and_columns_in_capitals(write_csv) -> None:
+    folder = write_csv([row | {"Car_ID": "a"} for row in pose_rows(2)])
+    (folder / "cars").mkdir()
+    (folder / "001.jpg").rename(folder / "cars" / "001.jpg")
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace("001.jpg", "cars\\001.jpg"))
+    records = read(folder, group_column="Car_ID")
+    assert [(record.key, record.group) for record in records] == [("000.jpg", "a"), ("cars/001.jpg", "a")]
+    with pytest.raises(DataError, match=r"no column 'owner'.*--data\.group_column"):
+        read(folder, group_column="owner")
 
 
 def test_test_root_leaves_out_unlabelled_rows(write_csv) -> None:
