@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nvsm_lightning.bench.jobs import Job, read_results, run_jobs
+from nvsm_lightning.bench.jobs import REPLACED, Job, read_results, run_jobs
 from nvsm_lightning.bench.study import Options, Study
 from nvsm_lightning.errors import ConfigError
 
@@ -31,7 +31,8 @@ class Condition:
 
 
 def find_runs(folders: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(run folder, results.json) of every fit below the folders; tests of a fit, which hold no checkpoint, are not.
+    """(run folder, results.json) of every fit below the folders. Tests of a fit, which hold no checkpoint, are not; nor
+    are fits that a later one has replaced, or those that ``--guard fit`` compares with.
 
     Raises:
         ConfigError: a folder that does not exist.
@@ -40,7 +41,8 @@ def find_runs(folders: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         if not folder.is_dir():
             raise ConfigError(f"--runs: there is no folder {folder}.")
         for file in sorted(folder.rglob("results.json")):
-            if checkpoint_of(file.parent).is_file() and (file.parent / "config.yaml").is_file():
+            aside = any(REPLACED in name or name == "labelled_only" for name in file.relative_to(folder).parts)
+            if not aside and checkpoint_of(file.parent).is_file() and (file.parent / "config.yaml").is_file():
                 yield file.parent, read_results(file.parent)
 
 

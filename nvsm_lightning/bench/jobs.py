@@ -26,6 +26,7 @@ from nvsm_lightning.errors import ConfigError, NVSMError
 
 COMMAND = (sys.executable, "-m", "nvsm_lightning")
 TAIL = 15  # lines of the log of a failed fit that are shown
+REPLACED = "_replaced_"  # and a time: what the folder of a fit is called that was made anew
 PATIENCE = 15.0  # seconds that a fit has to end by itself when everything is stopped
 
 
@@ -98,10 +99,13 @@ def finished(job: Job, folder: Path) -> bool:
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
-    """What decides whether a stored run is of this job: arguments, a checksum of each ``--config`` file and input."""
+    """What decides whether a stored run is of this job: arguments, a checksum of each ``--config`` file, label list and
+    input."""
     words = job.arguments
     names = [after for word, after in pairwise(words) if word in ("--config", "-c")]
     names += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    names += [after for word, after in pairwise(words) if word == "--data.label_list"]
+    names += [word.partition("manual:")[2] for word in words if "manual:" in word]
     names += job.inputs
     files = {name: zlib.crc32(Path(name).read_bytes()) if Path(name).is_file() else None for name in names}
     return {"arguments": list(words), "files": files}
@@ -178,7 +182,7 @@ def _start(job: Job, folder: Path, environment: dict[str, str]) -> _Process:
     run = folder / job.name
     if not _same(job, run):  # what other settings left must neither count as a result nor be resumed
         if (run / "results.json").is_file():  # hours of work, perhaps: moved aside
-            run.rename(run.with_name(f"{run.name}_replaced_{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+            run.rename(run.with_name(f"{run.name}{REPLACED}{datetime.now():%Y-%m-%d_%H-%M-%S}"))
         elif (run / "job.json").is_file():
             shutil.rmtree(run, ignore_errors=True)
         run.mkdir(parents=True, exist_ok=True)

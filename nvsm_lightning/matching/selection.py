@@ -26,14 +26,15 @@ class SelectionSettings:
         gate: what a match is ranked by: "margin", "product" (margin times score: sure of front against back, and a
             good match at all; more precise where the features are weak, as precise elsewhere), or "ranks" (the sum of
             the places by margin and by score).
-        first_share: share of the pool kept in the first round, the best by the gate.
+        first_share: share of the pool (of the pictures that the round looks at) kept in the first round, the best by
+            the gate.
         last_share: share kept in the last round; linear in between.
         bin_floor: each of 12 azimuth bins keeps at least ``bin_floor`` times the round's share of its own pictures, so
             that the easy views do not crowd out the others.
         min_score: lowest score S of a match; -2, the lowest there is, lets all pass.
         score_quantile: matches below this quantile of the pool's scores are dropped.
-        agree_deg: drop matches whose best poses by the two sources (bank and anchors) are further apart than this; 0 =
-            do not ask (needs ``match.agreement``).
+        agree_deg: drop matches whose best poses by the two sources (bank and anchors), both before calibration, are
+            further apart than this; 0 = do not ask (needs ``match.agreement``).
         weight: "hard" (every pseudo label counts as a label) or "soft" (those ranked below the median of the kept ones
             weigh less, in proportion to what they are ranked by: in the draw of training pictures, and in the loss).
         rival_deg: the rival of the margin is the best pose at least this far away.
@@ -88,9 +89,9 @@ def select(
 
     ``disagreement``: distance in radians of the best poses by two sources, if both were asked.
 
-    One picture has one label: the pose with the largest score (the conflict rule of §4.5) is what the rows already
-    hold. A picture whose best pose is not open yet waits for a later round. Ties in the margin go to the lower index,
-    so that the choice is the same on every process.
+    One picture has one label, whatever labelled pictures match it: its best pose is what the rows already hold. A
+    picture whose best pose is not open yet waits for a later round. Ties in the rank go to the lower index, so that the
+    choice is the same on every process.
     """
     anchor, distance = nearest_anchor(viewpoint.nan_to_num(), anchors)
     ring = torch.deg2rad(torch.tensor(settings.ring_deg * (round + 1)))
@@ -113,8 +114,9 @@ def select(
 def gate_rank(score: Float[Tensor, " pool"], margin: Float[Tensor, " pool"], gate: str) -> Float[Tensor, " pool"]:
     """What matches are ranked by: the best is kept first."""
     if gate == "ranks":
-        places = [value.nan_to_num(nan=-torch.inf).argsort(stable=True).argsort() for value in (margin, score)]
-        return torch.stack(places).sum(0).float()
+        seen = score.isfinite()
+        places = torch.stack([value[seen].argsort(stable=True).argsort() for value in (margin, score)])
+        return torch.full_like(score, torch.nan).masked_scatter(seen, places.sum(0).to(score))
     return margin * score.clamp_min(0) if gate == "product" else margin
 
 

@@ -89,25 +89,40 @@ class NVSM(NeMo):
         if self.beginning and self.trainer.em.restarts_later(self.trainer.datamodule.round):  # type: ignore[attr-defined]
             checkpoint["beginning"] = self.beginning
         if self.model.null is not None:
-            checkpoint[NULL] = self.model.null
+            checkpoint[NULL] = {"losses": self.model.null, **self._null_of()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take both back."""
+        """Take both back.
+
+        Raises:
+            ConfigError: what its poses lose by themselves is of other poses or another score than this model's.
+        """
         super().on_load_checkpoint(checkpoint)
         self.beginning = checkpoint.get("beginning", self.beginning)
-        self.model.null = checkpoint.get(NULL)
-        if self.model.null is not None and self.model.null.shape[1] != len(self.model.starts()):
+        stored, mine = checkpoint.get(NULL), self._null_of()
+        self.model.null = None if stored is None else stored["losses"]
+        if stored is None:
+            return
+        same_poses = stored["starts"].shape == mine["starts"].shape and stored["starts"].allclose(mine["starts"])
+        if not same_poses or stored["objective"] != mine["objective"]:
             raise ConfigError(
-                f"The checkpoint has losses of {self.model.null.shape[1]} poses that are taken off, and the solver "
-                f"starts from {len(self.model.starts())} now: leave model.space and model.solver.name as they were."
+                f"The checkpoint has losses of {len(stored['starts'])} poses by the score {stored['objective']}, which "
+                f"are taken off; the solver starts from {len(mine['starts'])}, and has {mine['objective']}. Leave "
+                "model.space, model.solver.name and model.solver.objective as they were."
             )
 
-    def on_train_epoch_start(self) -> None:
+    def _null_of(self) -> dict[str, Any]:
+        """What the null is measured for: other poses or losses have another."""
+        return {"starts": self.model.starts().cpu(), "objective": self.model.solver.objective}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """What has been measured of earlier weights is forgotten."""
         self.model.null = None
 
     def on_validation_start(self) -> None:
-        """Ahead of the last validation, which fits the temperature, measure what is taken off the final estimates."""
+        """Ahead of the last validation, which fits the temperature, measure what is taken off the final estimates.
+        (Where an epoch has several, ahead of each of the last epoch's: it cannot be told which is the last.)
+        """
         self._take_null()
 
     def on_train_epoch_end(self) -> None:
@@ -254,22 +269,29 @@ class NVSM(NeMo):
         grid = self.model.space.grid()
         losses, modes, other = rows[:, : len(grid)], rows[:, len(grid) : -1].unflatten(1, (MODES, 3)), rows[:, -1]
         found = choose(losses, modes, grid, self.match_settings, math.radians(settings.rival_deg), round)
-        disagreement = viewpoint_error(grid[found.best], grid[other.nan_to_num().long()])
+        own = losses.nan_to_num(nan=math.inf).argmin(1)  # like the other source's pose without calibration
+        disagreement = viewpoint_error(grid[own], grid[other.nan_to_num().long()])
         rounds = self.trainer.em.rounds  # type: ignore[attr-defined]
         match = found.viewpoint, found.score, found.margin, anchors
         labels = select(round, rounds, *match, settings, disagreement)
         if len(labels) == 0:
             nothing = f"Round {round + 1}: no picture of the pool of {len(rows)} passed the gates of the E-step. "
             opened = select(round, rounds, *match, replace(settings, ring_deg=180.0), disagreement)
-            if round == rounds - 1 or len(opened) == 0:
+            earlier = len(data.pseudo_labels[0])
+            if not earlier and (round == rounds - 1 or len(opened) == 0):
                 raise DataError(f"{nothing}Widen model.selection (ring_deg, min_score) or give more pool pictures.")
-            rank_zero_warn(f"{nothing}The next one looks further around the labelled poses.")
+            rank_zero_warn(nothing + (
+                f"The {earlier} pseudo labels of the round before stay." if earlier
+                else "The next one looks further around the labelled poses."
+            ))  # fmt: skip
         kept = torch.zeros(len(rows), dtype=torch.bool).index_fill(0, labels.index, True)
         rank = gate_rank(found.score, found.margin, settings.gate)
         self.matches = {
             "viewpoint": found.viewpoint, "score": found.score, "margin": found.margin, "rank": rank, "kept": kept,
         }  # fmt: skip
-        data.accept(round, labels.index, labels.viewpoint, label_weights(rank[labels.index], settings.weight))
+        weight = label_weights(rank[labels.index], settings.weight)
+        accepted = (labels.index, labels.viewpoint, weight) if len(labels) else data.pseudo_labels
+        data.accept(round, *accepted)
         self._report(labels, found.viewpoint, data)
         self.refill_bank(data)
         self.products, self.anchors = {}, None  # gigabytes, perhaps, which nothing needs before the next E-step

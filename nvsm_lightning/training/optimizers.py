@@ -8,6 +8,8 @@ from torch import nn
 
 from nvsm_lightning.errors import ConfigError
 
+FALL = 0.2  # of the rates, at each milestone
+
 
 def counted_from_start(milestones: list[int], trainer: Any) -> list[int]:
     """Milestones with the negative ones, which count back from the last epoch of ``trainer``, counted from the first.
@@ -71,4 +73,20 @@ def _adam(parts: list[tuple[Iterable[nn.Parameter], float]], weight_decay: float
         {"params": [parameter for parameter in part if parameter.requires_grad], "lr": rate} for part, rate in parts
     ]
     optimizer = torch.optim.Adam([group for group in groups if group["params"]], weight_decay=weight_decay)
-    return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.2)]
+    return [optimizer], [Milestones(optimizer, milestones, FALL)]
+
+
+class Milestones(torch.optim.lr_scheduler.MultiStepLR):
+    """Rates that fall at this fit's milestones, also when it goes on from the checkpoint of a shorter one, whose
+    milestones counted back from another last epoch."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The state of a checkpoint, but for its milestones; the rates are those of the epoch that comes next."""
+        mine = self.milestones
+        super().load_state_dict(state_dict)
+        if mine == self.milestones:  # also to the last bit as if the fit had not been interrupted
+            return
+        self.milestones = mine
+        passed = sum(epoch <= self.last_epoch for epoch in mine.elements())
+        for group, rate in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = rate * FALL**passed

@@ -65,6 +65,18 @@ def test_each_job_runs_once_and_a_second_time_only_when_its_settings_changed(fit
     assert len(list(out.glob("a_replaced_*/results.json"))) == 1, "a finished run is not thrown away"
 
 
+@pytest.mark.parametrize(
+    "words", [("--data.label_list", "{}"), ("--data.anchors", "manual:{}"), ("--data.anchors=manual:{}",)]
+)
+def test_other_labels_in_a_list_make_another_job(fit, tmp_path, words):
+    chosen, out = tmp_path / "seven.txt", tmp_path / "out"
+    plan = [Job("a", tuple(word.format(chosen) for word in words))]
+    for text, runs in (("a.jpg", 1), ("a.jpg", 1), ("b.jpg", 2)):
+        chosen.write_text(text)
+        run_jobs(plan, out)
+        assert len(list(out.rglob("calls.json"))) == runs
+
+
 def test_a_job_that_may_end_untested_is_asked_every_time(fit, tmp_path):
     job = Job("a", ("--untested",))
     with pytest.raises(NVSMError, match="1 of 1 fits failed"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +102,10 @@ def test_two_runs_of_one_job_are_not_guessed_between(fake_fit, tmp_path):  # noq
     few_shot.run([*words, "--out", str(tmp_path / "runs" / "a")])
     assert few_shot.run([*words, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "b")]) == 0
     assert not list((tmp_path / "b").rglob("log.txt"))
+    made = next((tmp_path / "runs" / "a").rglob("results.json")).parent
+    for aside in (made / "labelled_only", made.with_name(f"{made.name}_replaced_2026-01-01_00-00-00")):
+        shutil.copytree(made, aside)
+    assert few_shot.run([*words, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "b2")]) == 0
     few_shot.run([*words, "--out", str(tmp_path / "runs" / "c")])
     with pytest.raises(ConfigError, match="move one of them away"):
         few_shot.run([*words, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "d")])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError
-from nvsm_lightning.matching.selection import SelectionSettings, label_weights, nearest_anchor, select
+from nvsm_lightning.matching.selection import SelectionSettings, gate_rank, label_weights, nearest_anchor, select
 
 OPEN = SelectionSettings(ring_deg=180.0, first_share=1.0, last_share=1.0, bin_floor=0.0, min_score=-10.0)
 
@@ -133,6 +133,13 @@ def test_ranks_count_margin_and_score_alike() -> None:
         score=[9.0, 8.0, 1.0, 2.0], margin=[0.1, 0.8, 0.9, 0.2],
     )  # fmt: skip
     assert labels.index.tolist() == [1]
+
+
+def test_ranks_do_not_depend_on_pictures_that_were_not_looked_at() -> None:
+    score, margin = torch.tensor([9.0, 8.0, 1.0]), torch.tensor([0.1, 0.8, 0.9])
+    unseen = torch.full((50,), torch.nan)
+    rank = gate_rank(torch.cat((unseen, score)), torch.cat((unseen, margin)), "ranks")
+    assert rank[:50].isnan().all() and rank[50:].equal(gate_rank(score, margin, "ranks"))
 
 
 def test_soft_weights_follow_the_rank_and_hard_ones_do_not() -> None:

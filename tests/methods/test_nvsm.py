@@ -141,6 +141,35 @@ def test_a_pool_that_passes_no_gate_ends_the_fit(make_method, make_data, make_tr
         make_trainer(EM).fit(method, make_data())
 
 
+def test_a_later_round_in_which_nothing_passes_leaves_the_labels_of_the_one_before(
+    make_method, make_data, make_trainer
+) -> None:
+    method, data, seen = make_method(), make_data(), []
+    finish, refill = method.finish_matching, method.refill_bank
+
+    def strict(number, rows, data) -> None:
+        method.selection.min_score = -2.0 if number == 0 else 2.0
+        finish(number, rows, data)
+
+    method.finish_matching = strict
+    method.refill_bank = lambda data: (seen.append((data.round, data.pseudo_labels)), refill(data))
+    with pytest.warns(UserWarning, match=r"Round 2: no picture .* pseudo labels of the round before stay"):
+        make_trainer(EM).fit(method, data)
+    (first, before), (second, after) = seen
+    assert (first, second) == (0, 1) and len(before[0])
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["interval", "epoch"])
+def test_what_poses_lose_is_measured_at_the_end_of_the_last_epoch(make_method, make_data, make_trainer, kind) -> None:
+    method, steps = make_method(match=MatchSettings(final_calibration="balanced")), []
+    measure = method.measure_null
+    method.measure_null = lambda: (steps.append(method.global_step), measure())
+    trainer = make_trainer(EM, 3, **({"val_check_interval": 0.5} if kind == "interval" else {}))
+    trainer.fit(method, make_data())
+    assert steps[-1] == trainer.global_step and len(steps) == (3 if kind == "interval" else 1)
+
+
 def test_damaged_pool_pictures_are_skipped_and_not_counted(
     make_method, make_data, make_trainer, folder, tmp_path, capsys
 ) -> None:

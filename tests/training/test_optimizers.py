@@ -34,6 +34,30 @@ def test_the_rate_falls_from_stage_to_stage_and_every_parameter_has_one(name, he
         assert rate == pytest.approx(1e-2 if distance is None else 1e-4 * 0.5**distance), parameter
 
 
+def test_milestones_that_count_back_are_counted_anew_where_a_fit_goes_on() -> None:
+    """The rates fall before the end of the longer fit, and have not fallen before that of the shorter one."""
+
+    def fit(milestones: list[int]) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        [optimizer], [schedule] = stage_rates(torch.nn.Linear(1, 1), [], 1.0, 1.0, 0.0, milestones, 1.0)
+        return optimizer, schedule
+
+    def rates(optimizer, schedule, epochs: int) -> list[float]:
+        seen = []
+        for _ in range(epochs):
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return seen
+
+    shorter = fit([2, 3])
+    assert rates(*shorter, 4) == pytest.approx([1, 1, 0.2, 0.04])
+    for milestones, expected in (([4, 6], [0.2, 0.2, 0.04]), ([2, 3], [0.04] * 3), ([5], [1, 0.2, 0.2])):
+        longer = fit(milestones)
+        for mine, stored in zip(longer, shorter, strict=True):
+            mine.load_state_dict(stored.state_dict())
+        assert rates(*longer, 3) == pytest.approx(expected)
+
+
 def test_frozen_stages_are_left_out_and_still_count() -> None:
     rates = rates_of(Backbone(BackboneSpec(name="resnet18", dim=16, frozen=["conv1", "layer3"])), 0.5)
     assert {name.split(".")[1] for name in rates if name.startswith("trunk")} == {"layer1", "layer2"}
