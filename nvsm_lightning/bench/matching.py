@@ -1,7 +1,8 @@
-"""Single-anchor matching (§4.3): how far off is the picture that matches a labelled one, seen from a shifted pose?
+"""Single-anchor matching: how far off is the picture that matches a labelled one, seen from a shifted pose?
 
-For each anchor (a labelled picture) its features are synthesised at shifted poses; the pictures of the pool that match
-best should have the shifted pose. The true poses of the pool serve here to measure, never to match.
+The experiment of NVSM's released code. For each anchor (a labelled picture) its features are synthesised at shifted
+poses; the pictures of the pool that match best should have the shifted pose. The true poses of the pool serve here to
+measure, never to match.
 """
 
 import math
@@ -118,7 +119,7 @@ def score_shifts(
     synthesis: str = "vertex",
     score: str = "area",
 ) -> Float[Tensor, "batch pose"]:
-    """Similarity S of every picture with the features of one anchor at every pose (§4.2, step 4).
+    """NVSM's similarity S of every picture with the features of one anchor at every pose.
 
     The pictures' own cameras draw the anchor (``camera`` in map pixels), as in the E-step. See :class:`MatchingSpec`
     for ``synthesis`` and ``score``; ``anchor`` holds one anchor.

@@ -20,7 +20,7 @@ STEPS, RATE, DECAY = 300, 0.05, 0.2
 def dense_loss(
     pictures: Pictures, item: int, viewpoint: Float[Tensor, "pose 3"], rendered: Tensor | None = None
 ) -> Float[Tensor, " pose"]:
-    """``1 - [mean_p max(s_obj, s_clu) - mean_p s_clu]`` with ``s_obj`` from a rendered map (§2.8, steps 3 and 4)."""
+    """NeMo's loss ``1 - [mean_p max(s_obj, s_clu) - mean_p s_clu]`` with ``s_obj`` from a rendered map."""
     if rendered is None:
         camera = pictures.camera[item : item + 1].expanded(len(viewpoint))
         uvz = project(pictures.renderer.vertices, rotation_from_viewpoint(viewpoint), camera)

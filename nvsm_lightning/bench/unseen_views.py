@@ -20,7 +20,7 @@ from nvsm_lightning.data.parts import assign_parts, existing
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import ConfigError, DataError
 
-SEEN = "TFFTTFFT"  # of eight bins of 45 degrees from azimuth 0: fronts and rears (§2.9)
+SEEN = "TFFTTFFT"  # of eight bins of 45 degrees from azimuth 0: fronts and rears (the split of NeMo's code)
 PARTS = ("seen", "unseen")
 USAGE = "--config FILE [--config FILE ...] --out DIR [options] [further options of nvsm fit]"
 TEXT = """\

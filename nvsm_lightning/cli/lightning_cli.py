@@ -23,7 +23,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 
 from nvsm_lightning.cli import guard
-from nvsm_lightning.cli.checkpoints import check_category, read_hyper_parameters, without_weight_file
+from nvsm_lightning.cli.checkpoints import (
+    LIGHTNING_NAMES,
+    check_category,
+    read_hyper_parameters,
+    without_weight_file,
+)
 from nvsm_lightning.cli.left_out import left_out
 from nvsm_lightning.cli.parser import SuggestingParser
 from nvsm_lightning.cli.run_folder import choose_run_folder
@@ -158,7 +163,9 @@ class NVSMCLI(LightningCLI):
         self.subcommand = self.config["subcommand"]
         config = self.config[self.subcommand]
         path = config.get("ckpt_path")
-        if path and path not in ("best", "last", "hpc"):
+        if self.subcommand != "fit" and not path:
+            raise ConfigError(f"nvsm {self.subcommand} needs a trained model: --ckpt_path <run>/checkpoints/last.ckpt")
+        if path and path not in LIGHTNING_NAMES:
             check_category(path, read_hyper_parameters(path), config.get("data.init_args.category"))
 
     def instantiate_classes(self) -> None:
@@ -255,8 +262,6 @@ class NVSMCLI(LightningCLI):
             arguments["verbose"] = False  # RunReport prints the table
         if subcommand == "predict":
             arguments["return_predictions"] = False  # RunReport writes them
-        if subcommand != "fit" and not arguments.get("ckpt_path"):
-            raise ConfigError(f"nvsm {subcommand} needs a trained model: --ckpt_path <run>/checkpoints/last.ckpt")
         return arguments
 
 

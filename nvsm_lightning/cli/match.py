@@ -72,7 +72,7 @@ class MatchTrainer(EMTrainer):
         ckpt_path: list[str] | str | None = None,
         weights_only: bool | None = None,
     ) -> None:
-        """Rotation error of the pictures that match a labelled one, against the pose shift (NVSM, §4.3).
+        """Rotation error of the pictures that match a labelled one, against the pose shift (NVSM's matching quality).
 
         Args:
             model: whose mesh, space and first weights are used.

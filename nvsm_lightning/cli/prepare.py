@@ -44,6 +44,11 @@ SETS = {
         "photographs of Stanford Cars with fine-grained poses, written as a pose CSV (see the README for the columns)",
         "images/*.jpg  labels.csv",
     ),
+    "eth80": (
+        "ETH80",
+        "ETH-80 (toy objects on a turntable), the release with pictures of 256 x 256",
+        "<category><object>-<polar>-<azimuth>.png in any folders",
+    ),
     "csv": ("PoseCSV", "your own pictures", "labels.csv and the pictures it names (columns: see the README)"),
 }
 

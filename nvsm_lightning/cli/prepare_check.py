@@ -50,7 +50,9 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
     reader, where, layout = row
     parser = ArgumentParser(prog=f"nvsm prepare {name}", description=f"{where}. Layout: {layout}")
     parser.add_argument("--root", type=str, default="", help="Folder of the data set.")
-    parser.add_argument("--category", type=str, default="car", help="Object category; `all` counts every one.")
+    parser.add_argument(
+        "--category", type=str, default="", help="Object category (of ETH-80 horse, else car); `all` counts every one."
+    )
     parser.add_argument("--labels", type=int, default=7, help="Labelled pictures to draw in the check.")
     parser.add_argument("--check", action="store_true", help="Read it as `nvsm fit` would, verify it, and count.")
     if "--check" not in words:
@@ -68,7 +70,7 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
     own = options.data.as_dict() if "data" in options else {}
     if isinstance(own.get("crop"), dict):
         own["crop"] = rooms.CropSpec(**own["crop"])
-    data = cls(root=options.root, category=options.category, labels=options.labels, **own)
+    data = cls(root=options.root, category=category_of(cls, options.category), labels=options.labels, **own)
     from nvsm_lightning.cli import prepare  # whose `check` this is
 
     try:
@@ -84,6 +86,12 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
         return 0
     text = "restore them, or go on without: --data.damaged skip leaves out damaged labels and missing pictures"
     return fail(f"{faults} damaged; {text}; take damaged pictures off their list.")
+
+
+def category_of(reader: type, given: str) -> str:
+    """The category that was asked for, else the reader's own."""
+    own = inspect.signature(reader).parameters.get("category")
+    return given or ("car" if own is None else str(own.default))
 
 
 def check(data: Any) -> list[str]:

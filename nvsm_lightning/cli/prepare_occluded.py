@@ -18,6 +18,7 @@ from PIL import Image
 import nvsm_lightning.data
 from nvsm_lightning.cli.main import did_you_mean
 from nvsm_lightning.cli.prepare import SETS
+from nvsm_lightning.cli.prepare_check import category_of
 from nvsm_lightning.data.crops import CropSpec, open_picture
 from nvsm_lightning.data.occlude import Level, Occluded, box_of, occlude, parse_level, write_annotation
 from nvsm_lightning.data.occluders import CutOut, excluded_for, read_occluders
@@ -51,7 +52,8 @@ def run(words: Sequence[str]) -> int:
     name = options.source.replace("_", "-")
     if name not in READERS:
         raise DataError(f"No data set {options.source!r}.{did_you_mean(name, READERS)} Known: {', '.join(READERS)}.")
-    settings = {**vars(options), "source": name}
+    category = category_of(getattr(nvsm_lightning.data, READERS[name]), options.category)
+    settings = {**vars(options), "source": name, "category": category}
     settings["level"], out = parse_level(options.level).name, Path(options.out).expanduser()
     if _made_before(out, settings):
         print(f"{out} has been made already with these settings")
@@ -69,7 +71,7 @@ def _parser() -> ArgumentParser:
     add("--level", type=str, default="L1", help="L1, L2, L3 or FGL1_BGL1 ... FGL3_BGL3.")
     add("--occluders", type=str, default="", help="YOLO segmentation (images/, labels/), or a folder of RGBA cut-outs.")
     add("--out", type=str, default="", help="Folder to make; give it to --data.test_root afterwards.")
-    add("--category", type=str, default="car", help="Object category.")
+    add("--category", type=str, default="", help="Object category (of ETH-80 horse, else car).")
     add("--part", type=str, default="test", choices=["train", "val", "test", "all"], help="Pictures to take.")
     add("--limit", type=int, default=0, help="At most so many, evenly spaced over the part; 0 = all.")
     add("--seed", type=int, default=0, help="Same seed, same pictures.")

@@ -12,19 +12,22 @@ def choose_run_folder(command: str, wanted: str | None, name: str, checkpoint: s
 
     In this order: ``wanted`` as it is (``--run_dir`` or ``--trainer.default_root_dir``); for a fit that resumes from
     ``<run>/checkpoints/x.ckpt``, that run itself; for another command on such a checkpoint, ``<run>/<command>_<time>``,
-    so that nothing of the fit is overwritten; else ``runs/<name>/<time>``.
+    so that nothing of the fit is overwritten; else ``runs/<name>/<time>``. Several tasks that SLURM has started as one
+    step share the name of that step, for their clocks differ.
     """
     if wanted:
         return Path(wanted).expanduser().resolve()
     if VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
         return Path(os.environ[VARIABLE])
-    stamp = os.environ.get("SLURM_JOB_ID") or f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    names = (os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_ID"))
+    shared = all(names) and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    stamp = f"{names[0]}.{names[1]}" if shared else f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     origin = run_of_checkpoint(checkpoint)
     if origin and command == "fit":
         return origin
     folder = (origin / f"{command}_{stamp}" if origin else Path("runs") / name / stamp).resolve()
     free, number = folder, 2
-    while free.exists() and "SLURM_JOB_ID" not in os.environ:  # two runs in one second
+    while free.exists() and not shared:  # two runs in one second
         free, number = folder.with_name(f"{folder.name}_{number}"), number + 1
     os.environ[VARIABLE] = str(free)
     return free

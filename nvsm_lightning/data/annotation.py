@@ -1,4 +1,4 @@
-"""The MATLAB annotations of PASCAL3D+ and ObjectNet3D: one ``record`` a picture, a struct an object (§9.1, §9.3)."""
+"""The MATLAB annotations of PASCAL3D+ and ObjectNet3D: one ``record`` a picture, a struct an object."""
 
 import math
 from collections.abc import Iterable
@@ -163,8 +163,7 @@ def _text(value: Any, where: str) -> str:
 def view_of(item: Item, coarse: bool) -> View | str:
     """The label of an object, or the reason why it has none that can be used.
 
-    Source: §9.1, §9.3. The fine angles and the camera are taken where they are there. Distance 0 says that there are
-    only coarse angles.
+    The fine angles and the camera are taken where they are there. Distance 0 says that there are only coarse angles.
 
     Args:
         item: the object.

@@ -1,5 +1,6 @@
 """Canonical crops kept on disk: the next run, or the next picture that memory has no room for, need not decode."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -109,7 +110,11 @@ class CropCache:
     @cached_property
     def _found(self) -> int:
         """Bytes that lay there at the first write."""
-        return sum(file.stat().st_size for file in self.folder.glob("*/*.npy"))
+        total = 0
+        for file in self.folder.glob("*/*.npy"):
+            with contextlib.suppress(FileNotFoundError):  # another process has deleted it
+                total += file.stat().st_size
+        return total
 
     def _stop(self, reason: str) -> None:
         self._writes = False

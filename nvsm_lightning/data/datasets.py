@@ -116,9 +116,11 @@ class Crops:
         return reasons
 
     def require(self, positions: Sequence[int]) -> None:
-        """Decode labelled pictures now. Raises DataError if one cannot be."""
+        """Decode pictures whose poses are needed now. Raises DataError if one cannot be."""
         if damaged := self.damaged(positions):
-            raise DataError(f"{len(damaged)} labelled pictures are damaged; the first: {next(iter(damaged.values()))}")
+            raise DataError(
+                f"{len(damaged)} pictures with a pose are damaged; the first: {next(iter(damaged.values()))}"
+            )
 
     def usable(
         self, positions: Sequence[int], what: str, rank: int = 0, world: int = 1

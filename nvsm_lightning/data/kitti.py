@@ -1,4 +1,4 @@
-"""KITTI object detection in its true on-disk layout: labels and calibrations to viewpoints (§1.8, §9.4)."""
+"""KITTI object detection in its true on-disk layout: labels and calibrations to viewpoints."""
 
 import math
 from collections.abc import Sequence
@@ -158,7 +158,7 @@ class KITTI(PublishedData):
 
 
 def read_labels(file: Path) -> list[KittiLabel]:
-    """The rows of a label file (§9.4).
+    """The rows of a label file.
 
     Raises:
         DataError: no such file, or a row that is not of the format.

@@ -1,4 +1,4 @@
-"""Occluded-PASCAL3D+'s protocol (§9.2): occluders pasted until given shares of object and context are hidden.
+"""Occluded-PASCAL3D+'s protocol: occluders pasted until given shares of object and context are hidden.
 
 ``FGL`` 1, 2, 3: 20-40, 40-60, 60-80 % of the object; ``BGL`` 1, 2, 3: 0-20, 20-40, 40-60 % of the context. NeMo's L1,
 L2 and L3 are FGL1_BGL1, FGL2_BGL2 and FGL3_BGL3. The release does not say what its context is; here it is the object's

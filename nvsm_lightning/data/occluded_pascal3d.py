@@ -1,4 +1,4 @@
-"""Occluded-PASCAL3D+: the ImageNet test pictures of PASCAL3D+ behind pasted objects, in nine levels (§9.2)."""
+"""Occluded-PASCAL3D+: the ImageNet test pictures of PASCAL3D+ behind pasted objects, in nine levels."""
 
 from dataclasses import replace
 from functools import partial

@@ -3,7 +3,7 @@
 ``resnet18`` / ``resnet50`` are torchvision's; a weight file may hold the whole network or only conv1..layer3 (a
 truncated trunk). ``small`` is a network for pictures of the embedded set. Heads: ``project`` (one bias-free linear map
 over the two finest taps, which keeps ImageNet features usable from the first step on: right for few labels) and
-``upsample`` (NeMo's decoder, §2.3 of the NeMo code, for many).
+``upsample`` (NeMo's decoder, for many).
 """
 
 from collections.abc import Callable, Iterable
@@ -151,7 +151,7 @@ class ProjectHead(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], dim: int) -> None:
         super().__init__()
-        # Bias-free: NeMo trains with and tests without one (A6).
+        # Bias-free: NeMo's code trains with a bias and tests without it.
         self.project = nn.Conv2d(sum(channels), dim, 1, bias=False)
         nn.init.orthogonal_(self.project.weight.view(dim, -1))
 
@@ -165,9 +165,7 @@ class ProjectHead(nn.Module):
 
 
 class UpsampleHead(nn.Module):
-    """NeMo's decoder: double convolutions, bilinear upsampling, skip connections,
-    then a bias-free linear map (§2.3).
-    """
+    """NeMo's decoder: double convolutions, bilinear upsampling, skip connections, then a bias-free linear map."""
 
     def __init__(self, channels: tuple[int, ...], dim: int) -> None:
         super().__init__()
@@ -225,8 +223,10 @@ class PretrainedTrunk(nn.Module):
         for name in self.spec.frozen:
             stage = getattr(self.trunk, name, None)
             if name not in STAGES or stage is None:
+                there = ", ".join(each for each in STAGES if hasattr(self.trunk, each))
                 raise ConfigError(
-                    f"backbone.frozen names {name!r}, which {self.spec.name} (up to its last stage) does not have."
+                    f"backbone.frozen names {name!r}, which {self.spec.name} (up to its last stage) does not have: "
+                    f"choose of {there}."
                 )
             for module in (stage, self.trunk.bn1) if name == "conv1" and hasattr(self.trunk, "bn1") else (stage,):
                 module.requires_grad_(False)
@@ -237,12 +237,12 @@ class PretrainedTrunk(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "PretrainedTrunk":
-        """As usual, but batch norm stays in evaluation mode unless the spec says otherwise."""
+        """As usual, but batch norm stays in evaluation mode unless the spec says otherwise; in frozen stages always."""
         super().train(mode)
-        if not self.spec.train_batch_norm:
-            for module in self.trunk.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        for module in self.trunk.modules():
+            learns = self.spec.train_batch_norm and any(each.requires_grad for each in module.parameters())
+            if isinstance(module, nn.BatchNorm2d) and not learns:
+                module.eval()
         return self
 
     def through(

@@ -1,4 +1,4 @@
-"""The vertex and clutter bank: mean features kept by momentum, as buffers (CoKe / NeMo, §2.6)."""
+"""The vertex and clutter bank: mean features kept by momentum, as buffers (CoKe / NeMo)."""
 
 import torch
 import torch.nn.functional as nnf
@@ -83,15 +83,13 @@ class FeatureBank(nn.Module):
 
     @torch.no_grad()
     def set_vertices(self, total: Float[Tensor, "vertex dim"], count: Float[Tensor, " vertex"]) -> None:
-        """Set the means from sums over a whole pass (accumulation, §3); vertices never seen keep their value."""
+        """Set the means from sums over a whole pass (accumulation); vertices never seen keep their value."""
         mean = nnf.normalize(total / count.clamp_min(1)[:, None], dim=-1)
         self.vertex.copy_(torch.where((count > 0)[:, None], mean, self.vertex))
 
     @property
     def clutter_mean(self) -> Float[Tensor, " dim"]:
-        """The single clutter feature of inference: the normalised mean of the ring (§2.6);
-        zero while nothing was written.
-        """
+        """The single clutter feature of inference: the normalised mean of the ring; zero while nothing was written."""
         rows = self.clutter[: int(self.clutter_filled)]
         return nnf.normalize(rows.mean(0), dim=0) if len(rows) else torch.zeros_like(self.clutter[0])
 

@@ -1,4 +1,4 @@
-"""Viewpoints as three classes: the bins of the ResNet baselines of NeMo and NVSM (§7.1)."""
+"""Viewpoints as three classes: the bins of the ResNet baselines of NeMo and NVSM."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class AngleBins:
     turn below zero, so that with an odd count the middle bin is centred at zero.
 
     Attributes:
-        count: number of bins; odd, so that mirroring an angle mirrors its bin (41: W-NeMo; 21: StarMap).
+        count: number of bins; odd, so that mirroring an angle mirrors its bin (41: NeMo's later code; 21: StarMap).
         legacy: decode elevation and theta as the reference code does, at the lower edge of their bin instead of its
             centre: half a bin (4.39 degrees of 41 bins) too low.
     """

@@ -12,7 +12,7 @@ from nvsm_lightning.geometry.meshes import Mesh, read_mesh
 
 
 def read_cad(path: Path) -> dict[int, Mesh]:
-    """The models by ``cad_index``, which counts from 1 as the annotations do (§8.2).
+    """The models by ``cad_index``, which counts from 1 as the annotations do.
 
     Args:
         path: ``<category>.mat``, whose empty entries are skipped; a folder of ``01.off``, ``02.off`` ... (the number is

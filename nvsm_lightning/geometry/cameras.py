@@ -75,7 +75,7 @@ class Camera:
 def canonical_camera(height: int, width: int, pixels_per_unit: float = 600.0, distance: float = 5.0) -> Camera:
     """The camera of a canonical crop: object centre in the middle, ``pixels_per_unit`` there.
 
-    NeMo: 600 at distance 5, so that the focal length is 3000 (§1.6).
+    NeMo: 600 at distance 5, so that the focal length is 3000.
     """
     return Camera(
         distance=torch.tensor([distance]),

@@ -20,7 +20,7 @@ PYTORCH3D_FROM_PASCAL = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))
 def camera_centre(
     viewpoint: Float[Tensor, "*batch 3"], distance: Float[Tensor, "*batch"] | float
 ) -> Float[Tensor, "*batch 3"]:
-    """Camera position in the object frame, CAD units: ``d (cos e sin a, -cos e cos a, sin e)`` (§1.1).
+    """Camera position in the object frame, CAD units: ``d (cos e sin a, -cos e cos a, sin e)``.
 
     Example: azimuth 0 is in front (0, -d, 0), azimuth 90 degrees to the object's left (d, 0, 0).
     """
@@ -34,7 +34,7 @@ def camera_centre(
 
 
 def pascal_from_viewpoint(viewpoint: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
-    """Rotation that the PASCAL3D+ metrics compare: ``Rz(theta) Rx(elevation - pi/2) Rz(-azimuth)`` (§1.1).
+    """Rotation that the PASCAL3D+ metrics compare: ``Rz(theta) Rx(elevation - pi/2) Rz(-azimuth)``.
 
     **Convention**: object to camera, column vectors; camera x right, y up, z towards the viewer (OpenGL).
     """
@@ -53,7 +53,7 @@ def viewpoint_from_pascal(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor
 def pytorch3d_from_viewpoint(
     viewpoint: Float[Tensor, "*batch 3"], distance: Float[Tensor, "*batch"] | float
 ) -> tuple[Float[Tensor, "*batch 3 3"], Float[Tensor, "*batch 3"]]:
-    """PyTorch3D's (R, T) as NeMo uses it (§1.2).
+    """PyTorch3D's (R, T) as NeMo's code uses it.
 
     **Convention**: row vectors, ``X_cam = X R + T``; camera x left, y up, z forward; ``X`` is the vertex turned to y
     up, :data:`PYTORCH3D_FROM_PASCAL`. A point falls on ``u = px - f x / z``, ``v = py - f y / z``. T = (0, 0,
@@ -121,7 +121,7 @@ class KittiView:
 
 
 def azimuth_from_kitti_alpha(alpha: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Azimuth in [0, 2 pi) of KITTI's observation angle: ``alpha - pi / 2`` (§1.8).
+    """Azimuth in [0, 2 pi) of KITTI's observation angle: ``alpha - pi / 2``.
 
     **Convention**: alpha = rotation_y - atan2(x, z). An object that faces the camera has alpha pi/2 and azimuth 0.
     """
@@ -140,7 +140,7 @@ def kitti_view(
     projection: Float[Tensor, "3 4"],
     legacy: bool = False,
 ) -> KittiView:
-    """View of an object of a KITTI label file (§1.8).
+    """View of an object of a KITTI label file.
 
     **Convention**: ``location`` is the middle of the object's underside, metres, in the rectified camera frame (x
     right, y down, z forward); rotation_y turns its heading from +x towards -z. The centre is half a height further up.

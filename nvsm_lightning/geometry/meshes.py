@@ -58,7 +58,7 @@ def cuboid(
 
     Grid edge ``e = sqrt(A / target)`` for surface area A; an axis of length l gets ``max(2, int(l / e + 1))`` samples.
     NeMo lets every side have vertices of its own (``target`` counts those); merging the shared edges removes vertices
-    that could never be told apart. Source: NeMo, cuboid preparation (§8.3); §8.6 and A36 for merging and winding.
+    that could never be told apart. Source: the cuboid preparation of NeMo's code; merging and winding are our choices.
 
     Args:
         low: smallest x, y, z, CAD units.
@@ -114,7 +114,7 @@ def category_cuboid(category: str, target_vertices: int = 1000) -> Mesh:
 def shortest_interval(values: Float[np.ndarray, " value"], share: float = 0.99) -> tuple[float, float]:
     """The shortest interval [low, high] between two of the values that holds ``share`` of them.
 
-    Source: NeMo, cuboid preparation (§8.3). It counts vertices, not surface: finely modelled parts weigh more.
+    Source: the cuboid preparation of NeMo's code. It counts vertices, not surface: finely modelled parts weigh more.
     """
     ordered = np.sort(np.asarray(values, float))
     if not len(ordered) or not 0 < share <= 1:
@@ -162,7 +162,7 @@ def read_mesh(path: Path, merge_vertices: bool = True) -> Mesh:
 
 
 def write_off(mesh: Mesh, path: Path) -> None:
-    """Write an OFF file in the plain layout that NeMo's own reader expects (§8.1).
+    """Write an OFF file in the plain layout that NeMo's own reader expects.
 
     Raises:
         DataError: the file cannot be written.

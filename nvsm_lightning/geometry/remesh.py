@@ -1,4 +1,4 @@
-"""The three kinds of mesh that stand for a category (§8): a cuboid for all models, one a model, or decimated models."""
+"""NeMo's three kinds of mesh for a category: a cuboid for all models, one a model, or decimated models."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ FINER = 2.0  # triangles are divided until their edges are so many times shorter
 
 
 def enclosing_cuboid(models: Iterable[Mesh], target_vertices: int = 1000) -> Mesh:
-    """The cuboid of NeMo around one model (MultiCuboid) or several taken together (SingleCuboid), §8.3.
+    """The cuboid of NeMo around one model (MultiCuboid) or several taken together (SingleCuboid).
 
     Its sides are the shortest intervals that hold 99 % of the vertices. It is centred at the origin, where the boxes of
     all models are centred, and not at the intervals' middles: only so it keeps the left-right symmetry.

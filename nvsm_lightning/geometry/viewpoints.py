@@ -41,8 +41,8 @@ def rotation_from_viewpoint(viewpoint: Float[Tensor, "*batch 3"]) -> Float[Tenso
 def viewpoint_from_rotation(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """Inverse of :func:`rotation_from_viewpoint`.
 
-    Azimuth in [0, 2 pi), elevation in [-pi/2, pi/2], theta in (-pi, pi]. Source: §1.3, with atan2 (A-NeMo's atan fails
-    at x = 0).
+    Azimuth in [0, 2 pi), elevation in [-pi/2, pi/2], theta in (-pi, pi]. By atan2: the atan of NeMo's code fails
+    at x = 0.
     """
     elevation = torch.asin((-rotation[..., 2, 2]).clamp(-1, 1))
     azimuth = torch.atan2(-rotation[..., 2, 0], rotation[..., 2, 1]) % (2 * math.pi)
@@ -55,7 +55,7 @@ def geodesic_error(
 ) -> Float[Tensor, "*batch"]:
     """Angle in radians between two rotations: the error of NeMo, NVSM and StarMap.
 
-    Equal to ``||log(A^T B)||_F / sqrt(2)`` (§10). Computed by roma as ``2 asin(||A - B||_F / sqrt(8))``: exact near 0,
+    Equal to ``||log(A^T B)||_F / sqrt(2)``. Computed by roma as ``2 asin(||A - B||_F / sqrt(8))``: exact near 0,
     where an arccos of the trace is not, and within the square root of the precision near pi (3e-4 in float32).
     """
     return roma.rotmat_geodesic_distance(rotation_a, rotation_b)

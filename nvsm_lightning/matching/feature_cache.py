@@ -5,6 +5,7 @@ depends on: weights, crop settings, precision, and which files its pictures are.
 is never read; a changed picture rebuilds its shard alone.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -77,7 +78,8 @@ class FeatureCache:
         except OSError as error:
             raise DataError(f"The feature cache {folder} cannot be made ({error}); give another folder.") from error
         for left in folder.glob("*.tmp*"):  # of a process that was killed while writing; a living one's is younger
-            if left.stat().st_mtime < time.time() - 3600:
+            status = _status(left)
+            if status and status.st_mtime < time.time() - 3600:
                 left.unlink(missing_ok=True)
 
     def shard(self, key: str, identities: Sequence[str], make: Callable[[], Shard]) -> Shard:
@@ -115,7 +117,8 @@ class FeatureCache:
             path.unlink(missing_ok=True)
             return None
         if path not in self.in_use:
-            os.utime(path)  # used now
+            with contextlib.suppress(FileNotFoundError):  # another process has deleted it; what is open stays readable
+                os.utime(path)  # used now
             self.in_use.add(path)
         return shard
 
@@ -137,7 +140,8 @@ class FeatureCache:
 
     def _make_room(self, size: int) -> None:
         """Delete what was not used for longest until ``size`` bytes fit into the limit and on the disk."""
-        others = [(file.stat(), file) for file in self.folder.glob(f"*{SUFFIX}")]
+        found = [(_status(file), file) for file in self.folder.glob(f"*{SUFFIX}")]
+        others = [(status, file) for status, file in found if status]
         total = size + sum(status.st_size for status, _ in others)
         for status, file in sorted(others, key=lambda entry: entry[0].st_mtime_ns):
             if total <= self.limit:
@@ -156,3 +160,11 @@ class FeatureCache:
                 f"The disk of the feature cache {self.folder} is full: {free / 1e9:.2f} GB are free and a shard takes "
                 f"{size / 1e9:.2f} GB. Free some space or give another --cache."
             )
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """None: another process has deleted or renamed it."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

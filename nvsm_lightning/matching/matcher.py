@@ -1,4 +1,4 @@
-"""Matching unlabelled pictures with synthesised features (E-step a, b; §4.4).
+"""Matching unlabelled pictures with synthesised features: NVSM's E-step.
 
 What each picture loses at every pose, its refined modes, and, once the whole pool is known, one pose a picture with its
 score and margin.

@@ -1,6 +1,6 @@
 """Similarity of many synthesised maps with many observed ones as blocked matrix products.
 
-``S`` of (§4.2, step 4) is an inner product of two maps, so that P poses against M pictures are one product of
+``S``, NVSM's similarity, is an inner product of two maps, so that P poses against M pictures are one product of
 [P, C h w] with [C h w, M]; the broadcast form writes [P, M, C, h, w] to memory first.
 """
 

@@ -41,7 +41,7 @@ class PseudoLabels:
         ``keys``: names of all pool pictures; ``error_deg``: against a hidden truth, for reporting only.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             for row in range(len(self)):

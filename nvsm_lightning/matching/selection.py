@@ -1,4 +1,4 @@
-"""Which matches become pseudo labels: rings, gates and quotas (§4.4-4.5)."""
+"""Which matches of NVSM's E-step become pseudo labels: rings, gates and quotas."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ LEAST_WEIGHT = 0.1  # of a soft label: what was kept counts a little at least
 
 @dataclass
 class SelectionSettings:
-    """The gates of the E-step. Our choices where the seed gives no numbers (A15, A16).
+    """The gates of the E-step. Our choices where NVSM's poster gives no numbers.
 
     Attributes:
         ring_deg: a pose is open in round t when it lies within ``ring_deg * (t + 1)`` of a labelled pose: the pose

@@ -1,6 +1,4 @@
-"""Neural view synthesis: the feature map of a labelled picture at another pose (NVSM, "Neural View Synthesis";
-§4.2).
-"""
+"""Neural view synthesis: the feature map of a labelled picture at another pose (NVSM, NeurIPS 2021)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,10 +43,9 @@ def synthesise(
 def map_similarity(
     synthesised: Float[Tensor, "batch dim h w"], observed: Float[Tensor, "batch dim h w"]
 ) -> Float[Tensor, " batch"]:
-    """``S(F_theta', F_m) = 1/(HW) sum_hw [1 - d(F_theta', F_m)]`` with ``d = 1 - cosine`` (A13), i.e. a mean inner
-    product.
+    """NVSM's similarity ``S(F_theta', F_m) = 1/(HW) sum_hw [1 - d(F_theta', F_m)]``: here a mean inner product.
 
-    The E-step computes the same number from the similarity table
-    (:func:`nvsm_lightning.pose.likelihood.object_scores`).
+    NVSM's poster does not define d; our choice is ``d = 1 - cosine``. The E-step computes the same number from the
+    similarity table (:func:`nvsm_lightning.pose.likelihood.object_scores`).
     """
     return (synthesised * observed).sum(1).mean((1, 2))

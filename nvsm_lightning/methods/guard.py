@@ -1,6 +1,6 @@
 """Never worse: which of two models to keep, asked of unlabelled pictures.
 
-A picture of a left-right symmetric object and its mirror image show poses that are mirror images of each other (§1.5).
+A picture of a left-right symmetric object and its mirror image show poses that are mirror images of each other.
 A model that is told neither pose has to find both; where it takes a front for a rear it does so by chance details, and
 rarely twice alike. The share of pictures on which it agrees with itself therefore follows its accuracy, and needs no
 label. It is blind to errors that the mirror image repeats: a model that calls everything a front agrees with itself.

@@ -1,4 +1,4 @@
-"""NeMo: neural mesh model trained on labelled pictures only (seed: NeMo, ICLR 2021; §2)."""
+"""NeMo (ICLR 2021): neural mesh model trained on labelled pictures only."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ class NeMo(PoseMethod):
             middle of both where they stand at one peak (symmetric categories); twice the time.
         oracle_subtype: with several meshes, tell the method the true subtype of a test picture where the data set has
             it, as NeMo's own evaluation does; the name in tables says so. Default: try all, take the likeliest.
-        engine: renderer engine: auto, torch, numba or nvdiffrast.
+        engine: renderer engine: auto, torch, numba, triton or nvdiffrast.
     """
 
     name = "nemo"

@@ -42,7 +42,7 @@ from nvsm_lightning.training.contrast import (
 
 @dataclass
 class BankSettings:
-    """The vertex and clutter bank, with NeMo's values (§2.6).
+    """The vertex and clutter bank, with NeMo's values.
 
     Attributes:
         momentum: weight of the old mean in an update.
@@ -127,7 +127,7 @@ class NeuralMesh(nn.Module):
         return vertex_features(feature_map, viewpoint, camera, self.renderer(feature_map, number), nearest)
 
     def loss(self, batch: dict[str, Any], step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        """Contrastive loss of a labelled batch (§2.5) and, as a side effect, one bank update after the logits (§2.6).
+        """Contrastive loss of a labelled batch and, as a side effect, one bank update after the logits.
 
         The background cells are drawn by ``step`` and by the place of each picture in the batch of all processes
         together, so that a step can be repeated. The batch is worked on in the chunks of the backbone, dealt out as
@@ -250,7 +250,7 @@ class NeuralMesh(nn.Module):
     @torch.no_grad()
     def accumulate(self, batches: Iterable[dict[str, Any]]) -> None:
         """Set the vertex bank to the mean features over a whole pass, and fill the clutter ring from it
-        (``accumulate_memory``, §3).
+        (``accumulate_memory`` in NeMo's code).
         """
         # double: the sum of many float32 features would depend on how they are dealt into batches
         total = torch.zeros_like(self.bank.vertex, dtype=torch.float64)
@@ -292,7 +292,7 @@ class NeuralMesh(nn.Module):
         camera: Camera,
         subtype: Int[Tensor, " batch"] | None = None,
     ) -> PoseEstimate:
-        """Pose of each picture by render-and-compare (§2.8); ``camera`` in crop pixels.
+        """Pose of each picture by NeMo's render-and-compare; ``camera`` in crop pixels.
 
         With several meshes all that were trained are tried and the pose of the lowest loss is taken. Where ``subtype``
         names one of them, that one alone counts: NeMo's protocol, which is told the true subtype.
@@ -359,7 +359,7 @@ class NeuralMesh(nn.Module):
         estimate: PoseEstimate,
         subtype: Int[Tensor, " batch"] | None = None,
     ) -> PoseEstimate:
-        """The better, by loss, of ``estimate`` and the pose of the mirrored picture mirrored back (§1.5), or the
+        """The better, by loss, of ``estimate`` and the pose of the mirrored picture mirrored back, or the
         middle of both where they stand at one peak: symmetric categories only.
         """
         mirrored = self.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]), subtype)

@@ -1,4 +1,4 @@
-"""NVSM: NeMo's model trained by EM on few labelled pictures and an unlabelled pool (seed: NVSM, NeurIPS 2021; §4)."""
+"""NVSM (NeurIPS 2021): NeMo's model trained by EM on few labelled pictures and an unlabelled pool."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Res50-General: a classifier of azimuth, elevation and theta bins shared by all categories (§7.1)."""
+"""Res50-General: a classifier of azimuth, elevation and theta bins shared by all categories."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Res50-Specific: Res50-General with bins of its own for every category (§7.2)."""
+"""Res50-Specific: Res50-General with bins of its own for every category."""
 
 from typing import Any
 

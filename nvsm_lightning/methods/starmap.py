@@ -1,4 +1,4 @@
-"""StarMap: surface coordinates, depth and an object map of every cell, and a similarity fit (§7.3)."""
+"""StarMap (ECCV 2018): surface coordinates, depth and an object map of every cell, and a similarity fit."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ class StarMap(PoseMethod):
         head_learning_rate: of Adam, for everything after it.
         weight_decay: of Adam.
         milestones: epochs after which both learning rates are multiplied by 0.2; negative: so many before the end.
-        engine: renderer engine: auto, torch, numba or nvdiffrast.
+        engine: renderer engine: auto, torch, numba, triton or nvdiffrast.
     """
 
     name = "starmap"

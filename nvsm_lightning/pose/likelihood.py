@@ -1,4 +1,4 @@
-"""The render-and-compare objective of NeMo (§2.8), evaluated on the similarity table."""
+"""The render-and-compare objective of NeMo, evaluated on the similarity table."""
 
 from collections.abc import Callable
 
@@ -165,9 +165,7 @@ def pose_loss(
     renderer: FeatureRenderer,
     placement: Float[Tensor, "batch pose 3"] | None = None,
 ) -> Float[Tensor, "batch pose"]:
-    """``1 - [mean_p max(s_obj, s_clu) - mean_p s_clu]`` over all cells, with s_obj = 0 where no face is (§2.8,
-    step 4).
-    """
+    """``1 - [mean_p max(s_obj, s_clu) - mean_p s_clu]`` over all cells, with s_obj = 0 where no face is."""
     return _pose_loss(evidence, *object_scores(evidence, viewpoint, renderer, placement))
 
 
@@ -183,7 +181,7 @@ def area_loss(
     placement: Float[Tensor, "batch pose 3"] | None = None,
 ) -> Float[Tensor, "batch pose"]:
     """``1 - S``, with NVSM's S(F_theta', F_m) as a mean over the covered cells instead of all, so that poses of
-    different silhouettes compare (§4.2), and the clutter similarity subtracted: a likelihood ratio against background.
+    different silhouettes compare, and the clutter similarity subtracted: a likelihood ratio against background.
     """
     return _area_loss(evidence, *object_scores(evidence, viewpoint, renderer, placement))
 
@@ -210,8 +208,8 @@ def shared_losses(
 def occlusion_map(
     evidence: Evidence, viewpoint: Float[Tensor, "batch 3"], renderer: FeatureRenderer, hidden_below: float = -1.0
 ) -> Float[Tensor, "batch h w"]:
-    """0 = background, 1 = object seen, 2 = object hidden: a covered cell is seen iff ``s_obj > s_clu`` (§2.2,
-    §2.8 step 7) and ``s_obj > hidden_below``; -1 leaves the paper's rule alone.
+    """0 = background, 1 = object seen, 2 = object hidden: a covered cell is seen iff ``s_obj > s_clu`` (NeMo's
+    rule) and ``s_obj > hidden_below``; -1 leaves NeMo's rule alone.
     """
     score, mask = object_scores(evidence, viewpoint[:, None], renderer)
     hidden = score[:, 0] <= evidence.clutter.clamp_min(hidden_below)

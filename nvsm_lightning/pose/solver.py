@@ -136,7 +136,7 @@ def search(
     objective: str = "likelihood",
 ) -> tuple[Float[Tensor, "batch mode 6"], Float[Tensor, "batch mode"]]:
     """Adam with NeMo's near-sign betas (.4, .6) on poses (viewpoint and placement); step size times ``decay`` every
-    third. Best iterate and its loss (A10).
+    third. Best iterate and its loss; NeMo's code returns the last iterate.
 
     ``unit`` is what a step of size 1 changes in each parameter, 0 for those that are not free.
     """

@@ -49,5 +49,5 @@ class PoseSpace:
 
 
 def paper_grid() -> PoseSpace:
-    """NeMo's 144 starts: 12 azimuths, elevations -30, 0, 30, 60, thetas -30, 0, 30 degrees (§2.8)."""
+    """NeMo's 144 starts: 12 azimuths, elevations -30, 0, 30, 60, thetas -30, 0, 30 degrees."""
     return PoseSpace(12, [-30.0, 0.0, 30.0, 60.0], [-30.0, 0.0, 30.0])

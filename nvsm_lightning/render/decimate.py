@@ -1,4 +1,4 @@
-"""DownSample meshes: the outside of a CAD model with about as many vertices as wanted (§8.4)."""
+"""DownSample meshes: the outside of a CAD model with about as many vertices as wanted."""
 
 import torch
 from jaxtyping import Bool

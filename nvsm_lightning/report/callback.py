@@ -5,7 +5,7 @@ import io
 import math
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -108,7 +108,6 @@ class RunReport(Callback):
             **posterior_results(pl_module, rows, error, labelled),
             "n_pool": len(getattr(data, "pool", [])),
             "n_skipped": len(skipped),
-            "epoch": trainer.current_epoch,
             "em_rounds": getattr(getattr(trainer, "em", None), "rounds", 0),
             "git_commit": git_commit(),
         }
@@ -154,7 +153,8 @@ class RunReport(Callback):
                 pictures.append(captioned(picture, [caption, keys[position]]))
             if not pictures:
                 continue
-            title = f"{name} of {len(error)} test pictures: predicted orange, true blue; the tinted side is the front"
+            part = "validation" if self.results["part"] == "val" else "test"
+            title = f"{name} of {len(error)} {part} pictures: predicted orange, true blue; the tinted side is the front"
             save_picture(trainer, contact_sheet(pictures, title), name, f"test/{name}")
 
     # ------------------------------------------------------------------ predict
@@ -174,9 +174,12 @@ class RunReport(Callback):
             picture = overlay(batch["image"][row], batch["camera"][row : row + 1], mesh, poses, self.width)
             if posterior := outputs.get("posterior"):
                 picture = with_rose(picture, posterior, row, [float(outputs["viewpoint"][row, 0])])
-            name = re.sub(r"[^\w.-]+", "_", keys[index] if index < len(keys) else str(index))
+            name = re.sub(r"[^\w./-]+", "_", keys[index] if index < len(keys) else str(index))
+            place = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
+            path = folder_of(trainer).joinpath("media", *place[:-1], f"{place[-1]}.png")  # sub-folders as the pictures'
+            make_folder(path.parent)
             # One picture for each predicted: the fastest compression, for files a twelfth larger.
-            picture.save(make_folder(folder_of(trainer) / "media") / f"{name}.png", compress_level=1)
+            picture.save(path, compress_level=1)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the poses of all pictures."""

@@ -9,7 +9,7 @@ from nvsm_lightning.report.overlays import to_image
 
 
 class Painter:
-    """Features as colours: the first three principal directions of some maps, scaled to 0..1 (§4.6).
+    """Features as colours, as NVSM shows them: the first three principal directions of some maps, scaled to 0..1.
 
     Args:
         maps: whose directions are taken.

@@ -1,4 +1,4 @@
-"""The contrastive loss of CoKe / NeMo (§2.5), restricted to the visible vertices."""
+"""The contrastive loss of CoKe / NeMo, restricted to the visible vertices."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ class ContrastSettings:
             added.
         near_distance: vertices closer than this (CAD units) to the own vertex are neither positive nor negative.
         noise_per_image: background cells drawn from each picture.
-        background_weight: factor of L_reg, which pushes background features away from all vertex means.
+        background_weight: factor of the background loss, which pushes background features away from all vertex means.
     """
 
     temperature: float = 0.07
@@ -36,7 +36,7 @@ class ContrastSettings:
 
 
 def near_vertices(vertices: Float[Tensor, "vertex 3"], distance: float) -> Bool[Tensor, "vertex vertex"]:
-    """Pairs of different vertices at most ``distance`` CAD units apart: excluded from each other's softmax (A3)."""
+    """Pairs of different vertices at most ``distance`` CAD units apart: excluded from each other's softmax."""
     near = torch.cdist(vertices, vertices) <= distance
     return near & ~torch.eye(len(vertices), dtype=torch.bool, device=vertices.device)
 
@@ -64,8 +64,8 @@ def pair_loss(
     near: Bool[Tensor, "vertex vertex"],
     settings: ContrastSettings,
 ) -> Float[Tensor, ""]:
-    """``L_main``: softmax cross-entropy of features, each seen at a ``vertex``, against all vertex means and clutter
-    features (§2.5).
+    """NeMo's contrastive loss: softmax cross-entropy of features, each seen at a ``vertex``, against all vertex means
+    and clutter features.
 
     ``l = f . mu / T`` for vertices, ``f . beta / T + log(clutter_weight)`` for clutter; near vertices leave the
     denominator. The weighted mean over all pairs; zero if there is none.
@@ -137,7 +137,7 @@ def _product_type(features: Tensor) -> torch.dtype:
 
 
 def background_loss(noise: Float[Tensor, "noise dim"], vertex_bank: Float[Tensor, "vertex dim"]) -> Float[Tensor, ""]:
-    """``L_reg`` without its factor: mean inner product of background features and vertex means (§2.5)."""
+    """The background loss without its factor: mean inner product of background features and vertex means."""
     return (noise @ vertex_bank.T).mean() if len(noise) else vertex_bank.new_zeros(())
 
 
@@ -148,7 +148,7 @@ def draw_background(
     count: int,
     order: Float[Tensor, "batch h w"],
 ) -> Float[Tensor, "noise dim"]:
-    """``count`` cells a picture, drawn without replacement outside the rendered mesh grown by one cell (A8).
+    """``count`` cells a picture, drawn without replacement outside the rendered mesh grown by one cell.
 
     Cells beyond the stored picture (not ``shown``) show nothing: they are drawn only where the background within it
     does not suffice, and covered cells only after those. ``order`` holds uniform random numbers: the cells with the

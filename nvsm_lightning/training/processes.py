@@ -9,12 +9,13 @@ import os
 import secrets
 import sys
 import threading
+import warnings
+from multiprocessing import ProcessError
 from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 EXIT_ERROR = 2
 GRACE = 1.0  # seconds in which this process may fail of the same error by itself, with its own message
@@ -31,12 +32,15 @@ class ProcessWatch(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Connect with the other processes, which are there by now."""
         if trainer.world_size > 1:
-            self._ended = threading.Event()
+            self._ended, self._peers, listener = threading.Event(), {}, None
             try:
-                self._peers = _connect(trainer)
-            except OSError as error:
-                rank_zero_warn(f"The processes cannot watch each other ({error}): if one ends, the others may hang.")
-            arguments = (self._peers, self._ended, trainer.global_rank, trainer.world_size, remedy(trainer))
+                listener = _connect(trainer, self._peers)
+            except (OSError, EOFError, ProcessError) as error:
+                warnings.warn(
+                    f"Process {trainer.global_rank} cannot watch the others ({error}): if one ends, it may hang.",
+                    stacklevel=2,
+                )
+            arguments = (listener, self._peers, self._ended, trainer.global_rank, trainer.world_size, remedy(trainer))
             threading.Thread(target=_watch, args=arguments, name="process-watch", daemon=True).start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,7 +54,7 @@ class ProcessWatch(Callback):
     def _leave(self, word: str) -> None:
         if self._ended is not None and not self._ended.is_set():
             self._ended.set()
-            for peer in self._peers.values():
+            for peer in list(self._peers.values()):
                 _tell(peer, word)
 
 
@@ -60,9 +64,9 @@ def remedy(trainer: Trainer) -> str:
     return f"To go on, give --ckpt_path {checkpoints / 'last.ckpt'} (if it is there; else start anew)."
 
 
-def _connect(trainer: Trainer) -> dict[int, Connection]:
-    """Connections by rank: of the first process to all others, of every other to the first. Only who has the key, which
-    the process group hands round, is let in."""
+def _connect(trainer: Trainer, peers: dict[int, Connection]) -> Listener | None:
+    """Connect every process with the first one, and put that into ``peers``; the first has a listener instead, from
+    which it takes the others. Only who has the key, which the process group hands round, is let in."""
     environment: Any = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
     address, first = environment.main_address, trainer.global_rank == 0
     listener, key, error = None, secrets.token_bytes(), ""
@@ -77,16 +81,21 @@ def _connect(trainer: Trainer) -> dict[int, Connection]:
     if error:
         raise OSError(error)
     if listener is None:
-        peer = Client(("127.0.0.1" if trainer.num_nodes == 1 else address, port), authkey=key)
-        peer.send(trainer.global_rank)
-        return {0: peer}
-    with listener:
-        peers = [listener.accept() for _ in range(1, trainer.world_size)]
-    return {peer.recv(): peer for peer in peers}
+        peers[0] = Client(("127.0.0.1" if trainer.num_nodes == 1 else address, port), authkey=key)
+        peers[0].send(trainer.global_rank)
+    return listener
 
 
-def _watch(peers: dict[int, Connection], ended: threading.Event, rank: int, world: int, advice: str) -> None:
+def _watch(
+    listener: Listener | None, peers: dict[int, Connection], ended: threading.Event, rank: int, world: int, advice: str
+) -> None:
     """Wait for what the others say until this process has ended its part, or one of them is gone."""
+    while listener is not None and len(peers) < world - 1:
+        try:  # here and not in the main thread: one that cannot reach this process goes on without
+            peer = listener.accept()
+            peers[peer.recv()] = peer
+        except (OSError, EOFError, ProcessError):
+            continue
     open_ = dict(peers)
     while open_ and not ended.is_set():
         ready = wait(list(open_.values()))
@@ -94,24 +103,24 @@ def _watch(peers: dict[int, Connection], ended: threading.Event, rank: int, worl
             try:
                 word = peer.recv()
             except (EOFError, OSError):
-                word = other  # gone without a word
+                word = ""  # gone without a word
             if word == DONE:
                 del open_[other]
                 continue
             if word == FAILED and ended.wait(GRACE):
                 return  # this process has failed too
-            lost = other if word == FAILED else int(word)
+            lost, failed = word if isinstance(word, tuple) else (other, word == FAILED)
             if ended.is_set():
                 return
             for connection in open_.values():
-                _tell(connection, lost)  # the others hear of it from the first
-            what = "ended with an error" if word == FAILED else "is gone (killed, or out of memory)"
+                _tell(connection, (lost, failed))  # the others hear of it from the first
+            what = "ended with an error" if failed else "is gone (killed, or out of memory)"
             text = f"nvsm: error: process {lost} of {world} (counted from 0) {what}; process {rank} ends too. {advice}"
             print(f"\n{text}", file=sys.stderr, flush=True)
             os._exit(EXIT_ERROR)  # the main thread may hang in a collective for ever
 
 
-def _tell(peer: Connection, word: str | int) -> None:
+def _tell(peer: Connection, word: str | tuple[int, bool]) -> None:
     try:
         peer.send(word)
     except OSError:

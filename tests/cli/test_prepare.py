@@ -33,6 +33,16 @@ def test_a_check_reads_and_counts(tmp_path, capsys):
     assert "azimuth 0 45 ... 315: 1 1 1 1 1 1 1 1" in lines[4]  # the eight test pictures are spread evenly
 
 
+def test_a_check_of_eth80_is_of_its_horses(tmp_path, capsys):
+    write_pictures(tmp_path, 3)
+    (tmp_path / "eth80").mkdir()
+    for horse, source in zip((1, 6, 8), sorted(tmp_path.glob("*.jpg")), strict=True):
+        for view in ("090-000", "090-090", "068-180"):
+            (tmp_path / "eth80" / f"horse{horse}-{view}.jpg").write_bytes(source.read_bytes())
+    assert main(["prepare", "eth80", "--root", str(tmp_path / "eth80"), "--check", "--labels", "2"]) == 0
+    assert "labelled      2 pictures (2 own camera)" in capsys.readouterr().out
+
+
 def test_a_check_cuts_all_pictures_into_a_cache_that_a_fit_takes(tmp_path, capsys, monkeypatch):
     write_pictures(tmp_path / "set", 24)
     crop = ["--data.crop.height", "32", "--data.crop.width", "64", "--data.crop.pixels_per_unit", "50"]

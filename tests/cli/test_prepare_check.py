@@ -45,7 +45,7 @@ def test_damage_is_listed_and_the_rest_is_counted(layouts, tmp_path, capsys):
     written = capsys.readouterr()
     assert "damaged: 2" in written.out
     assert "n02814530_0009.JPEG cannot be decoded" in written.out and "n02814531_0001.mat cannot be read" in written.out
-    assert "a fit would stop: 1 labelled pictures are damaged" in written.out
+    assert "a fit would stop: 1 pictures with a pose are damaged" in written.out
     assert "2 damaged; restore them" in written.err
 
 

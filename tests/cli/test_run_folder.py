@@ -7,7 +7,7 @@ from nvsm_lightning.cli.run_folder import VARIABLE, choose_run_folder, run_of_ch
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
-    for name in (VARIABLE, "LOCAL_RANK", "SLURM_JOB_ID"):
+    for name in (VARIABLE, "LOCAL_RANK", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.setenv(name, "")  # remembered, so that what the code sets is undone
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -51,3 +51,15 @@ def test_the_other_processes_of_a_run_use_the_folder_of_the_first(monkeypatch):
     first = choose_run_folder("fit", None, "cars")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert choose_run_folder("fit", None, "cars") == first
+
+
+def test_under_slurm_the_tasks_of_a_step_share_a_folder_and_two_fits_of_a_job_do_not(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    first = choose_run_folder("fit", None, "cars")  # two commands in one batch script
+    first.mkdir(parents=True)
+    assert choose_run_folder("fit", None, "cars") != first
+    monkeypatch.setenv("SLURM_STEP_ID", "3")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    shared = choose_run_folder("fit", None, "cars")  # srun starts every process of one fit
+    shared.mkdir()
+    assert shared == choose_run_folder("fit", None, "cars") == tmp_path / "runs" / "cars" / "77.3"

@@ -65,7 +65,7 @@ def stored(record, turned: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_published_sample(kitti):
-    """The numbers of the algorithm sheet: azimuth 174.188, elevation +2.59 (NeMo has the sign wrong), its pixel."""
+    """Numbers computed apart from this code: azimuth 174.188, elevation +2.59 (NeMo has the sign wrong), its pixel."""
     (kitti / "training/label_2/000000.txt").write_text(SAMPLE + "\n")
     (kitti / "training/calib/000000.txt").write_text(SAMPLE_P2 + "\n")
     record = next(r for r in reader(kitti).read(kitti) if r.key == "training/image_2/000000#0.png")

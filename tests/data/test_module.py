@@ -175,7 +175,7 @@ def test_damaged_pool_pictures_are_skipped_counted_and_listed(folder) -> None:
 def test_damaged_labelled_pictures_end_the_run_at_once(folder, part) -> None:
     image = getattr(make(folder), part)[1].image
     truncate(image)
-    with pytest.raises(DataError, match=rf"1 labelled pictures are damaged; .*{image.name}"):
+    with pytest.raises(DataError, match=rf"1 pictures with a pose are damaged; .*{image.name}"):
         make(folder)
 
 

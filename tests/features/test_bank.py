@@ -37,7 +37,7 @@ def test_the_legacy_rule_slows_vertices_down_by_how_seldom_they_are_seen(seen) -
         visible = (torch.arange(4) < seen)[:, None]
         bank.update(torch.tensor([0.0, 1.0]).expand(4, 1, 2), visible, torch.zeros(0, 2))
         old, new = bank.vertex[0].tolist()
-        weights[legacy] = new / (old + new)  # the effective weight (§14.13)
+        weights[legacy] = new / (old + new)  # the effective weight
     assert weights[True] == pytest.approx(0.1 * share / (0.9 + 0.1 * share), abs=1e-6)
     assert weights[False] == pytest.approx(0.1, abs=1e-6)
 
@@ -54,7 +54,7 @@ def test_vertices_that_no_picture_shows_stay_and_all_rows_have_unit_length() -> 
 
 
 def test_every_slot_of_the_clutter_ring_is_used() -> None:
-    """NeMo's block of 540 in a ring of 2560 left 400 rows at their random start for ever (§2.6)."""
+    """NeMo's block of 540 in a ring of 2560 left 400 rows at their random start for ever."""
     bank = FeatureBank(1, 4, clutter_size=5 * 512)
     start = bank.clutter.clone()
     for block in range(5):

@@ -66,7 +66,7 @@ def test_canonical_camera_is_that_of_nemo():
 
 
 def test_real_pascal3d_sample():
-    """Numbers of n02958343_2202 (FIELD 6.1): its own car model projects to ``projected``, annotated is ``box``.
+    """Numbers of PASCAL3D+'s n02958343_2202: its own car model projects to ``projected``, annotated is ``box``.
 
     Our one cuboid for all cars must fall nearly there, and nowhere near with azimuth or distance misread.
     """

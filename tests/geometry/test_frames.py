@@ -1,4 +1,4 @@
-"""Conversions between frames: the worked example in all of them, round trips, and the KITTI sample (14.9)."""
+"""Conversions between frames: the worked example in all of them, round trips, and the KITTI sample."""
 
 import math
 
@@ -26,7 +26,7 @@ PIXELS = torch.tensor([(459.888158, 17.966750), (336, 128), (242.613450, 108.466
 
 
 def close(actual: torch.Tensor, expected: list | torch.Tensor, tolerance: float = 1e-6) -> None:
-    """Equal within the digits the design prints."""
+    """Equal within the digits that the example gives."""
     torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), atol=tolerance, rtol=0)
 
 
@@ -56,7 +56,7 @@ def test_pascal_metric_rotation_of_the_worked_example():
 
 
 def test_pascal_projection_of_the_worked_example():
-    """The toolkit's own way: turn without theta, divide, turn the picture by theta, flip it, shift it (section 1.1)."""
+    """The toolkit's own way: turn without theta, divide, turn the picture by theta, flip it, shift it."""
     upright = pascal_from_viewpoint(EXAMPLE * torch.tensor([1, 1, 0]))
     x, y, z = ((POINTS - camera_centre(EXAMPLE, 5.0)) @ upright.T).unbind(-1)
     x, y, theta = -3000 * x / z, -3000 * y / z, EXAMPLE[2]

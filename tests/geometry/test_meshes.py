@@ -1,4 +1,4 @@
-"""Cuboids (golden counts 14.6, winding, merging), the intervals they are measured with, and mesh files."""
+"""Cuboids (golden counts, winding, merging), the intervals they are measured with, and mesh files."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Viewpoints and rotations: the golden values of the design (sections 1.4, 10, 14.1-14.4) and independent libraries."""
+"""Viewpoints and rotations: golden values computed apart from this code, and independent libraries."""
 
 import math
 
@@ -111,7 +111,7 @@ def test_error_equals_the_matrix_logarithm_the_arccos_and_scipy():
 
 
 def test_error_is_not_the_spectral_norm_of_an_early_toolkit():
-    """``||log R||_2 / sqrt(2)`` reads 30 degrees as 21.213 (FIELD 6.1)."""
+    """``||log R||_2 / sqrt(2)`` reads 30 degrees as 21.213."""
     turn = rotation_from_viewpoint(torch.deg2rad(torch.tensor([[0.0, 0, 0], [30, 0, 0]], dtype=torch.float64)))
     assert torch.rad2deg(geodesic_error(turn[0], turn[1])).item() == pytest.approx(30)
     spectral = torch.linalg.matrix_norm(torch.from_numpy(logm((turn[0].T @ turn[1]).numpy())), 2) / math.sqrt(2)
@@ -119,7 +119,7 @@ def test_error_is_not_the_spectral_norm_of_an_early_toolkit():
 
 
 def test_error_equals_that_of_the_toolkits_zyx_angles():
-    """Errors between MATLAB ``angle2dcm(a, e, theta)`` matrices in ZYX order are the same (FIELD 6.1)."""
+    """Errors between MATLAB ``angle2dcm(a, e, theta)`` matrices in ZYX order are the same."""
     first, second = random_viewpoints(2000, 3), random_viewpoints(2000, 4)
     zyx = [Rotation.from_euler("ZYX", viewpoint.numpy()) for viewpoint in (first, second)]
     expected = torch.from_numpy((zyx[0].inv() * zyx[1]).magnitude())

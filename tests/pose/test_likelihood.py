@@ -45,7 +45,7 @@ def double(scene, channels: int = 0) -> tuple[Evidence, FeatureRenderer, Tensor,
 
 
 def dense_loss(renderer, features, feature_map, clutter, camera, viewpoint: Tensor) -> Tensor:
-    """NeMo's loss as it is written: render the feature map, then compare (§2.8, steps 3 and 4)."""
+    """NeMo's loss as it is written: render the feature map, then compare."""
     rendered, _ = renderer.render(features, project(renderer.vertices, rotation_from_viewpoint(viewpoint), camera))
     score = (rendered * feature_map).sum(1)
     ground = torch.einsum("bchw,c->bhw", feature_map, clutter)

@@ -33,7 +33,7 @@ def golden(visible: list[bool]) -> float:
 
 
 def test_golden_cross_entropy_of_every_vertex() -> None:
-    """§14.11; a float32 logit of 14 has a resolution of 1e-6, which the first value, 4.4e-8, lies below."""
+    """A float32 logit of 14 has a resolution of 1e-6, which the first value, 4.4e-8, lies below."""
     expected = [4.40768e-8, 9.732815e-3, 0.1977373]
     for vertex in range(3):
         assert golden([k == vertex for k in range(3)]) == pytest.approx(expected[vertex], abs=1e-5)
@@ -60,7 +60,7 @@ def test_near_vertices_are_pairs_of_different_ones() -> None:
 
 
 def slow_loss(features, visible, weight, means, clutter, near, settings) -> float:
-    """One softmax after the other, as §2.5 writes it."""
+    """The same loss written plainly: one softmax after the other."""
     total, weights = 0.0, 0.0
     for picture in range(len(features)):
         for vertex in range(features.shape[1]):
