@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 from nvsm_lightning.data import CropSpec, PoseCSV
@@ -121,3 +122,14 @@ def make_trainer(tmp_path) -> Callable[..., EMTrainer]:
         return EMTrainer(em=em or EMSchedule(), max_epochs=epochs, **(settings | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def checkpointed() -> Callable[[Path], dict]:
+    """``checkpointed(folder)``: options of ``make_trainer`` with which ``last.ckpt`` is kept there."""
+
+    def options(folder: Path) -> dict:
+        saver = ModelCheckpoint(folder, save_last=True, save_top_k=1)
+        return {"callbacks": [saver], "enable_checkpointing": True}
+
+    return options

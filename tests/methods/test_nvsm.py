@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 
-from nvsm_lightning.errors import ConfigError, DataError
+from nvsm_lightning.errors import DataError
 from nvsm_lightning.features.backbone import BackboneSpec
+from nvsm_lightning.geometry.cameras import mirror_camera
 from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings
@@ -87,11 +87,25 @@ def test_a_rounds_share_bounds_its_labels(make_method, make_data, make_trainer) 
     assert len(data.pseudo_labels[0]) == 6  # of ten
 
 
-@pytest.mark.parametrize("source", ["bank", "anchors"])
+CHOICES = {  # of the E-step, most options at once in the last
+    "bank": (MatchSettings(steps=2), {}, {}),
+    "anchors": (MatchSettings(source="anchors", steps=2), {}, {}),
+    "all": (
+        MatchSettings("bank", steps=2, mirror=True, agreement=True, calibration="robust", calibration_rounds=1,
+                      later_calibration="balanced", final_calibration="robust"),
+        {"agree_deg": 100.0, "weight": "soft", "gate": "ranks", "score_quantile": 0.1},
+        {"restarts": [1], "pool_per_round": 9},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("choices", CHOICES)
 def test_the_hidden_truth_of_the_pool_changes_nothing(
-    make_method, make_data, make_trainer, folder, write_table, tmp_path, azimuths, source
+    make_method, make_data, make_trainer, folder, write_table, tmp_path, azimuths, choices
 ) -> None:
     methods, labels = [], []
+    match, gates, em = CHOICES[choices]
+    schedule = EMSchedule(rounds=2, epochs_per_round=1, **em)
     for name, shift in (("true", 0), ("shuffled", 3)):
         root = tmp_path / name
         shutil.copytree(folder, root)
@@ -100,13 +114,54 @@ def test_the_hidden_truth_of_the_pool_changes_nothing(
         for position, k in enumerate(hidden):
             shuffled[k] = azimuths[hidden[(position + shift) % len(hidden)]]
         write_table(root, shuffled)
-        method, data = make_method(match=MatchSettings(source=source, steps=2)), make_data(root)
-        make_trainer(EM).fit(method, data)
+        selection = SelectionSettings(ring_deg=180.0, min_score=-1.0, **gates)
+        method, data = make_method(match=match, selection=selection), make_data(root)
+        make_trainer(schedule, 3).fit(method, data)
         methods.append(method)
         labels.append(data)
     assert not torch.equal(labels[0].pool_truth(), labels[1].pool_truth())
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*(data.pseudo_labels for data in labels), strict=True))
     assert len(labels[0].pseudo_labels[0]) > 0 and same(*methods)
+    if choices == "all":
+        assert torch.equal(*(method.model.null for method in methods))
+        assert len(labels[0].pseudo_labels[2].unique()) > 1  # soft weights reach the training set
+
+
+def test_a_pose_on_which_the_two_sources_disagree_is_no_label(make_method, make_data, make_trainer) -> None:
+    """By the poses before calibration, which the rows of :meth:`NVSM.match` end with."""
+    settings = {"ring_deg": 180.0, "min_score": -10.0, "first_share": 1.0, "last_share": 1.0}
+    counts = {}
+    for degrees in (0.0, 31.0, 180.0):
+        gates = SelectionSettings(agree_deg=degrees, **settings)
+        method, data = make_method(match=MatchSettings("bank", agreement=True, steps=0), selection=gates), make_data()
+        rows = []
+        finish = method.finish_matching
+        method.finish_matching = lambda round, found, data, finish=finish, rows=rows: (
+            rows.append(found), finish(round, found, data)
+        )  # fmt: skip
+        make_trainer(EMSchedule(1, 1), 1).fit(method, data)
+        counts[degrees] = len(data.pseudo_labels[0])
+    turn = (rows[0][:, :12].argmin(1) - rows[0][:, -1]).abs().remainder(12)  # of twelve azimuths
+    agree = torch.minimum(turn, 12 - turn) <= 1
+    assert counts[0.0] == counts[180.0] == 10 and counts[31.0] == int(agree.sum()) and 0 < counts[31.0] < 10
+
+
+def test_mirror_consistent_scores_are_those_of_the_picture_and_of_its_mirror_image(
+    make_method, make_data, make_trainer
+) -> None:
+    """Of the pose and of the mirrored pose, in equal parts: turning the picture round changes nothing but the side."""
+    method, data = make_method(match=MatchSettings("bank", mirror=True, steps=0)), make_data()
+    make_trainer(EMSchedule(1, 1), 1).fit(method, data)
+    method.eval()
+    batch = next(iter(data.pool_dataloader()))
+    turned = batch | {"image": batch["image"].flip(-1), "camera": mirror_camera(batch["camera"], 96)}
+    with torch.no_grad():
+        own, other = (method.match(each)[:, :12] for each in (batch, turned))
+        method.mirrored = False
+        alone = method.match(batch)[:, :12]
+    twin = (-torch.arange(12)) % 12  # azimuth a and -a
+    torch.testing.assert_close(own, other[:, twin], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(own, alone, atol=1e-3)
 
 
 def test_matching_with_labelled_pictures_finds_poses_around_them(
@@ -160,16 +215,6 @@ def test_a_later_round_in_which_nothing_passes_leaves_the_labels_of_the_one_befo
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["interval", "epoch"])
-def test_what_poses_lose_is_measured_at_the_end_of_the_last_epoch(make_method, make_data, make_trainer, kind) -> None:
-    method, steps = make_method(match=MatchSettings(final_calibration="balanced")), []
-    measure = method.measure_null
-    method.measure_null = lambda: (steps.append(method.global_step), measure())
-    trainer = make_trainer(EM, 3, **({"val_check_interval": 0.5} if kind == "interval" else {}))
-    trainer.fit(method, make_data())
-    assert steps[-1] == trainer.global_step and len(steps) == (3 if kind == "interval" else 1)
-
-
 def test_damaged_pool_pictures_are_skipped_and_not_counted(
     make_method, make_data, make_trainer, folder, tmp_path, capsys
 ) -> None:
@@ -209,11 +254,6 @@ def test_reports_leave_skipped_pictures_out(make_method, make_data, make_trainer
     assert log.numbers["em/precision_10"] == log.numbers["em/pool_acc_10"] == log.numbers["em/pool_acc_30"] == 1
 
 
-def checkpointed(folder: Path) -> dict:
-    saver = ModelCheckpoint(folder, save_last=True, save_top_k=1)
-    return {"callbacks": [saver], "enable_checkpointing": True}
-
-
 def test_a_restart_forgets_all_but_the_pseudo_labels(make_method, make_data, make_trainer) -> None:
     method, data, seen = make_method(), make_data(), []
     start = {name: value.clone() for name, value in method.model.backbone.named_parameters()}
@@ -232,7 +272,7 @@ def test_a_restart_forgets_all_but_the_pseudo_labels(make_method, make_data, mak
 
 
 def test_a_resumed_fit_restarts_from_the_weights_that_the_first_one_began_with(
-    make_method, make_data, make_trainer, tmp_path
+    make_method, make_data, make_trainer, checkpointed, tmp_path
 ) -> None:
     """Whatever it is given itself, and the finished checkpoint is no larger for it."""
     em, last = EMSchedule(rounds=3, epochs_per_round=1, restarts=[1]), str(tmp_path / "last.ckpt")
@@ -249,58 +289,10 @@ def test_a_resumed_fit_restarts_from_the_weights_that_the_first_one_began_with(
     assert "beginning" not in torch.load(last)
 
 
-@pytest.mark.parametrize("validated", [True, False])
-def test_what_poses_lose_by_themselves_is_measured_at_the_end_and_kept(
-    make_method, make_data, make_trainer, tmp_path, validated
-) -> None:
-    """Ahead of the last validation if there is one; over the pool; forgotten when the fit goes on."""
-    method, seen = make_method(match=MatchSettings(final_calibration="balanced")), []
-    step = method.validation_step
-    method.validation_step = lambda *batch: (seen.append(method.model.null is not None), step(*batch))[1]
-    limit, last = {} if validated else {"limit_val_batches": 0}, str(tmp_path / "last.ckpt")
-    trainer = make_trainer(EM, 3, num_sanity_val_steps=1, **limit, **checkpointed(tmp_path))
-    trainer.fit(method, make_data())
-    null = method.model.null
-    assert null.shape == (1, 12) and null.abs().sum() > 0 and null.mean().abs() < 1e-6
-    assert (sorted(seen) == seen and set(seen) == {False, True}) if validated else not seen
-    loaded, data = make_method(), make_data()
-    make_trainer().test(loaded, data, ckpt_path=last, verbose=False)
-    assert torch.equal(loaded.model.null, null)
-    image, camera = (next(iter(data.test_dataloader()))[name] for name in ("image", "camera"))
-    calibrated = loaded.model.estimate(image, camera).scored.grid_loss
-    torch.testing.assert_close(calibrated, loaded.model.start_losses(image, camera)[:, 0] - null[0])
-    other = make_method(space=PoseSpace(24, [10.0], [0.0]))
-    with pytest.raises(ConfigError, match=r"losses of 12 poses.*starts from 24"):
-        make_trainer().test(other, make_data(), ckpt_path=last, verbose=False)
-    further = make_method()
-    make_trainer(EM, 4).fit(further, make_data(), ckpt_path=last)
-    assert further.model.null is None  # its own settings take nothing off
-
-
-@pytest.mark.parametrize("validated", [True, False])
-def test_what_poses_lose_is_measured_with_the_weights_that_are_tested(
-    make_method, make_data, make_trainer, validated
-) -> None:
-    """Also where these are a moving average, which the last epoch does not hold in place."""
-    method = make_method(match=MatchSettings(final_calibration="balanced"))
-    limit = {} if validated else {"limit_val_batches": 0}
-    trainer = make_trainer(EM, 3, callbacks=[MovingAverage(0.8)], **limit)
-    trainer.fit(method, make_data())
-    measured = method.model.null
-    trainer.fit_loop.evaluating(method.measure_null)  # the fit has put the average in place for good
-    assert measured.abs().amax() > 0
-    torch.testing.assert_close(measured, method.model.null, atol=1e-6, rtol=1e-4)
-
-
-def test_a_fit_that_ends_early_says_that_nothing_is_taken_off(make_method, make_data, make_trainer) -> None:
-    method = make_method(match=MatchSettings(final_calibration="balanced"))
-    with pytest.warns(UserWarning, match="estimates are without match.final_calibration"):
-        make_trainer(EM, 3, max_steps=1).fit(method, make_data())
-    assert method.model.null is None
-
-
 @pytest.mark.parametrize("crash", [(1, 1), (2, 0)])
-def test_resuming_inside_the_rounds_is_exact(make_method, make_data, make_trainer, tmp_path, crash) -> None:
+def test_resuming_inside_the_rounds_is_exact(
+    make_method, make_data, make_trainer, checkpointed, tmp_path, crash
+) -> None:
     em = EMSchedule(rounds=2, epochs_per_round=2)
     whole, killed, resumed = make_method(), make_method(), make_method()
     make_trainer(em, 4).fit(whole, make_data())
