@@ -4,10 +4,12 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
 from nvsm_lightning.bench.study import read_folds, read_variants
 from nvsm_lightning.cli import lightning_cli
 from nvsm_lightning.cli.left_out import left_out
+from nvsm_lightning.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = {
@@ -185,8 +187,12 @@ def test_every_fold_is_understood(name, parse):
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_the_other_commands_read_the_same_files(parse, command):
-    assert parse(command, *files("car_7shot"))["model"]["class_path"].endswith("NVSM")
+def test_the_other_commands_read_the_same_files(parse, command, tmp_path):
+    torch.save({"hyper_parameters": {"_class_path": "nvsm_lightning.methods.NVSM"}}, tmp_path / "last.ckpt")
+    words = ["--ckpt_path", str(tmp_path / "last.ckpt")]
+    assert parse(command, *files("car_7shot"), *words)["model"]["class_path"].endswith("NVSM")
+    with pytest.raises(ConfigError, match=f"nvsm {command} needs a trained model: --ckpt_path"):  # before anything else
+        parse(command, *files("car_7shot"))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,6 @@ class MatchSettings:
         final_calibration: null that is taken off the losses of estimates once the fit has ended: "none", "robust" or
             "balanced", over the pool (or ``trainer.em.pool_per_round`` pictures of it) as the final network scores it.
             Views that few pseudo labels show score less, and are taken for their opposites where nothing is taken off.
-        agreement: also find the best pose by the other source (bank or anchors), for ``selection.agree_deg``.
         anchor_ring_deg: with source anchors: poses up to this far from an anchor's own are synthesised from it.
         steps: Adam steps that refine the best pose of a picture; 0 keeps the grid pose.
         engine: how the poses of the grid are scored: "table" (similarity table of every picture, drawn by its own
@@ -71,7 +70,6 @@ class MatchSettings:
     calibration_rounds: int = 1
     later_calibration: str = "none"
     final_calibration: str = "none"
-    agreement: bool = False
     anchor_ring_deg: float = 45.0
     steps: int = 12
     engine: str = "table"
@@ -92,11 +90,6 @@ class MatchSettings:
             raise ConfigError(
                 f"Unknown score {self.score!r} of the E-step. Choose auto or one of {sorted(OBJECTIVES)}."
             )
-
-    @property
-    def needs_anchors(self) -> bool:
-        """Whether features of the labelled pictures themselves are matched."""
-        return self.source != "bank" or self.agreement
 
     def calibration_in(self, round: int) -> str:
         """The calibration of an E-step, counted from 0."""

@@ -34,7 +34,7 @@ class SelectionSettings:
         min_score: lowest score S of a match; -2, the lowest there is, lets all pass.
         score_quantile: matches below this quantile of the pool's scores are dropped.
         agree_deg: drop matches whose best poses by the two sources (bank and anchors), both before calibration, are
-            further apart than this; 0 = do not ask (needs ``match.agreement``).
+            further apart than this; 0 = do not ask, else both are matched.
         weight: "hard" (every pseudo label counts as a label) or "soft" (those ranked below the median of the kept ones
             weigh less, in proportion to what they are ranked by: in the draw of training pictures, and in the loss).
         rival_deg: the rival of the margin is the best pose at least this far away.

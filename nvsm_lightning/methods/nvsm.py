@@ -58,16 +58,24 @@ class NVSM(NeMo):
         super().__init__(**kwargs)
         self.save_hyperparameters()
         self.match_settings, self.selection = match, selection
-        if selection.agree_deg and not match.agreement:
-            raise ConfigError("model.selection.agree_deg compares two sources: set model.match.agreement true.")
-        if match.needs_anchors and len(self.model.meshes) > 1:
-            raise ConfigError("model.match with anchors works with one mesh; choose source bank, or one mesh.")
+        self.sources = [match.source]  # of scores; the pose is chosen by the first
+        if selection.agree_deg:
+            self.sources.append("anchors" if match.source == "bank" else "bank")
+        if self.needs_anchors and len(self.model.meshes) > 1:
+            raise ConfigError(
+                "Anchors are matched with one mesh: give one, or model.match.source bank and selection.agree_deg 0."
+            )
         self.anchors: Anchors | None = None
         self.anchor_viewpoints: Tensor | None = None
         self.objective, self.mirrored = "", False
         self.matches: dict[str, Tensor] = {}
         self.beginning: dict[str, Tensor] = {}
         self.products: dict[tuple[str, FeatureRenderer], GridProducts] = {}
+
+    @property
+    def needs_anchors(self) -> bool:
+        """Whether features of the labelled pictures themselves are matched."""
+        return self.sources != ["bank"]
 
     def setup(self, stage: str) -> None:
         """Keep the weights that a fit begins with, if it will go back to them. (A checkpoint is loaded after this.)
@@ -166,7 +174,7 @@ class NVSM(NeMo):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             viewpoint.append(batch["viewpoint"])
             cameras.append(batch["camera"])
-            if self.match_settings.needs_anchors:
+            if self.needs_anchors:
                 feature_map = self.model.features(batch["image"])
                 sigma, seen = self.model.read(feature_map, batch["viewpoint"], batch["camera"].scaled(1 / STRIDE))
                 vertex.append(sigma)
@@ -207,14 +215,11 @@ class NVSM(NeMo):
     ) -> Float[Tensor, "batch column"]:
         """Rows of the pictures (and their mirror images) under one mesh."""
         model, settings = self.model, self.match_settings
-        sources = [settings.source]
-        if settings.agreement:
-            sources.append("anchors" if settings.source == "bank" else "bank")
         gathered = [(feature_map, *model.evidence_of(feature_map, camera, number)) for feature_map, camera in views]
-        found = [self._losses(*gathered[0], source, number) for source in sources]
+        found = [self._losses(*gathered[0], source, number) for source in self.sources]
         if self.mirrored:
             twin = mirrored_poses(model.space.grid().to(found[0]))
-            mirror = [self._losses(*gathered[1], source, number)[:, twin] for source in sources]
+            mirror = [self._losses(*gathered[1], source, number)[:, twin] for source in self.sources]
             found = [(own + other) / 2 for own, other in zip(found, mirror, strict=True)]
         _, evidence, renderer = gathered[0]
         modes = refined_modes(evidence, found[0], model.space, renderer, self.objective, settings.steps)

@@ -91,7 +91,7 @@ CHOICES = {  # of the E-step, most options at once in the last
     "bank": (MatchSettings(steps=2), {}, {}),
     "anchors": (MatchSettings(source="anchors", steps=2), {}, {}),
     "all": (
-        MatchSettings("bank", steps=2, mirror=True, agreement=True, calibration="robust", calibration_rounds=1,
+        MatchSettings("bank", steps=2, mirror=True, calibration="robust", calibration_rounds=1,
                       later_calibration="balanced", final_calibration="robust"),
         {"agree_deg": 100.0, "weight": "soft", "gate": "ranks", "score_quantile": 0.1},
         {"restarts": [1], "pool_per_round": 9},
@@ -133,7 +133,7 @@ def test_a_pose_on_which_the_two_sources_disagree_is_no_label(make_method, make_
     counts = {}
     for degrees in (0.0, 31.0, 180.0):
         gates = SelectionSettings(agree_deg=degrees, **settings)
-        method, data = make_method(match=MatchSettings("bank", agreement=True, steps=0), selection=gates), make_data()
+        method, data = make_method(match=MatchSettings("bank", steps=0), selection=gates), make_data()
         rows = []
         finish = method.finish_matching
         method.finish_matching = lambda round, found, data, finish=finish, rows=rows: (
