@@ -130,6 +130,15 @@ def test_cached_features_find_the_same_pictures(place, matched, retrieval):
     assert len(list((folder / "cache").glob("*.maps"))) == 1
 
 
+def test_the_anchors_may_be_those_that_k_means_chooses(place):
+    folder, words = place
+    settings = ["--anchors", "2", "--azimuths_deg", "[0]", "--elevations_deg", "[]", "--thetas_deg", "[]", "--top", "1",
+                "--gallery", "0", "--features", "[project]", "--data.anchors", "kmeans"]  # fmt: skip
+    assert match.run(["match", *words, *settings, "--run_dir", str(folder / "kmeans")]) == 0
+    lines = rows(folder / "kmeans" / "tables" / "matches.csv")
+    assert len({line["anchor"] for line in lines}) == 2
+
+
 def test_all_ways_of_naming_checkpoints_become_one_list():
     words = ["match", "--ckpt_path", "a", "b", "--config", "c.yaml", "--ckpt_path=d", "--top", "3"]
     assert one_list_of_checkpoints(words) == [
@@ -149,6 +158,8 @@ def test_folders_stand_for_their_checkpoints_in_order_of_training(tmp_path):
         (tmp_path / "run" / "checkpoints" / f"{name}.ckpt").touch()
     found = find_checkpoints([str(tmp_path / "run"), str(tmp_path / "run" / "checkpoints" / "last.ckpt")])
     assert [path.stem for path in found] == ["round_00", "round_01", "last"]
+    (tmp_path / "run" / "checkpoints" / "em.ckpt").touch()  # --guard has put other weights into last.ckpt
+    assert [path.stem for path in find_checkpoints([str(tmp_path / "run")])] == ["round_00", "round_01", "em"]
     with pytest.raises(WeightsError, match="holds no checkpoints"):
         find_checkpoints([str(tmp_path)])
 
