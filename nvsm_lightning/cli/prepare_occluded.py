@@ -161,10 +161,7 @@ def _one(
     record: Record, meshes: list[Mesh], kind: str, cut_outs: list[CutOut], level: Level, seed: int
 ) -> tuple[Occluded | None, np.ndarray, str]:
     with open_picture(record.image) as picture:
-        try:
-            colours = np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:
-            raise DataError(f"Picture {record.image} cannot be decoded ({reason}); replace or remove it.") from reason
+        colours = np.asarray(picture.convert("RGB"))
     region = object_region(record, (colours.shape[0], colours.shape[1]), meshes)
     # By key, so that a picture's occluders do not depend on which others are there.
     random = np.random.default_rng([seed, level.foreground, level.background, zlib.crc32(record.key.encode())])

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from nvsm_lightning.data.labels import draw_labels, draw_views, enough, read_label_list
+from nvsm_lightning.data.labels import draw_labels, draw_views, enough, read_label_list, write_label_list
 from nvsm_lightning.data.record import Record, viewpoints
-from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.errors import ConfigError, DataError
 
 WAYS = ("spread", "views", "random", "kmeans", "manual:FILE")
 CANDIDATES = 2000  # k-means looks at no more pictures than these, drawn at random
@@ -66,6 +66,21 @@ def choose_anchors(
     else:
         index = draw_labels(viewpoints(known)[:, 0], count, seed, [record.group for record in known])
     return [known[position] for position in index.tolist()]
+
+
+def require_poses(chosen: list[Record], folder: Path, first: bool) -> None:
+    """DataError if pictures that k-means has chosen have no label yet. The choice is written down, by the ``first``
+    process, in ``tables`` below ``folder``: with the poses, and perhaps boxes, it might be another one."""
+    missing = [record.key for record in chosen if record.viewpoint is None]
+    if not missing:
+        return
+    path = folder / "tables" / "labels.txt"
+    if first:
+        write_label_list(path, chosen)
+    raise DataError(
+        f"--data.anchors kmeans asks for the poses of {len(missing)} pictures that have none: {', '.join(missing)}. "
+        f"Label them under these names; then --data.anchors manual:{path} goes on."
+    )
 
 
 def centred(features: Float[Tensor, "picture dim"], group: list[str]) -> Float[Tensor, "picture dim"]:

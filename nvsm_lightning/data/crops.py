@@ -1,6 +1,8 @@
 """Pictures to crops at canonical scale: the object's centre in the middle, a fixed number of pixels per CAD unit."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -55,16 +57,23 @@ def picture_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture opened but not decoded. Raises DataError naming the file if it is missing or no picture."""
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """A picture opened but not decoded. Raises DataError naming the file if it is missing or no picture, or if it
+    cannot be decoded by what is done with it."""
     try:
-        return Image.open(path)
+        picture = Image.open(path)
     except FileNotFoundError as error:
         raise DataError(f"Picture {path} does not exist; restore it or take it off its list.") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is not a picture that can be read; replace it or remove it.") from error
     except (OSError, Image.DecompressionBombError) as error:
         raise DataError(f"Picture {path} cannot be opened ({error}); replace it or remove it.") from error
+    with picture:
+        try:
+            yield picture
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"Picture {path} cannot be decoded ({error}); replace it or remove it.") from error
 
 
 def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[Tensor, "3 height width"], Camera]:
@@ -79,18 +88,15 @@ def canonical_crop(image: Path, record: Record, spec: CropSpec) -> tuple[UInt8[T
         DataError: the picture is missing, truncated or otherwise undecodable; the message names the file.
     """
     with open_picture(image) as picture:
-        try:
-            if record.turned:
-                picture = ImageOps.exif_transpose(picture)
-            edges = (0.0, 0.0, float(picture.size[0]), float(picture.size[1]))
-            if record.warp is not None and record.principal is not None:
-                edges = edges_after(picture.size, record.warp, record.principal)
-                picture = turn(picture, record.warp, FILL)
-            scale, centre, camera = _window(picture.size, record, spec)
-            camera = replace(camera, frame=_frame(edges, scale, centre, spec))
-            return _resample(picture, scale, centre, spec), camera
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"Picture {image} cannot be decoded ({error}); replace it or remove it.") from error
+        if record.turned:
+            picture = ImageOps.exif_transpose(picture)
+        edges = (0.0, 0.0, float(picture.size[0]), float(picture.size[1]))
+        if record.warp is not None and record.principal is not None:
+            edges = edges_after(picture.size, record.warp, record.principal)
+            picture = turn(picture, record.warp, FILL)
+        scale, centre, camera = _window(picture.size, record, spec)
+        camera = replace(camera, frame=_frame(edges, scale, centre, spec))
+        return _resample(picture, scale, centre, spec), camera
 
 
 def _window(size: tuple[int, int], record: Record, spec: CropSpec) -> tuple[float, tuple[float, float], Camera]:

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from nvsm_lightning.data.module import PoseData
+from nvsm_lightning.data.parts import parts_of_groups
 from nvsm_lightning.data.record import Part, Record, check_record
 from nvsm_lightning.errors import DataError
 
@@ -57,20 +56,8 @@ class EPFLCars(PoseData):
         here = [n for n in range(1, table.count + 1) if table.picture(n, 1).is_file()]
         if test_only:
             return [record for n in here for record in self._sequence(table, n, "test", root)]
-        parts: dict[int, Part] = {}
-        for part, wanted in self.sequences.items():
-            if part == "test" and self.test_root is not None:
-                continue  # the test part comes from there
-            for number in wanted:
-                if parts.setdefault(number, part) != part:
-                    raise DataError(
-                        f"EPFL sequence {number} is asked for in two parts ({parts[number]}, {part}); name it once."
-                    )
-            if wanted and not set(wanted) & set(here):
-                raise DataError(f"{folder}: none of the {part} sequences {list(wanted)} is there; found: {here}.")
-        absent = sorted(set(parts) - set(here))
-        if absent:
-            rank_zero_warn(f"{folder}: EPFL sequences {absent} are not there and are skipped.")
+        elsewhere = self.test_root is not None
+        parts = parts_of_groups(self.sequences, here, "EPFL sequence", folder, elsewhere)
         return [record for n in here if n in parts for record in self._sequence(table, n, parts[n], root)]
 
     def _sequence(self, table: "_Table", number: int, part: Part, root: Path) -> list[Record]:

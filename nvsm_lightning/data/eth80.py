@@ -5,10 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from nvsm_lightning.data.crops import picture_size
 from nvsm_lightning.data.module import PoseData
+from nvsm_lightning.data.parts import parts_of_groups
 from nvsm_lightning.data.record import Part, Record, check_record
 from nvsm_lightning.errors import DataError
 
@@ -64,24 +63,10 @@ class ETH80(PoseData):
                 f"{root} holds no picture {self.category}<object>-<polar>-<azimuth>.png; give the folder of ETH-80 "
                 "with --data.root and one of its categories with --data.category."
             )
-        parts: dict[int, Part] = dict.fromkeys(here, "test") if test_only else self._parts(here, root)
+        parts: dict[int, Part] = dict.fromkeys(here, "test")
+        if not test_only:
+            parts = parts_of_groups(self.objects, here, "ETH-80 object", root, self.test_root is not None)
         return [self._record(path, match, parts[n], root) for path, match in found if (n := int(match[1])) in parts]
-
-    def _parts(self, here: Sequence[int], root: Path) -> dict[int, Part]:
-        parts: dict[int, Part] = {}
-        for part, wanted in self.objects.items():
-            if part == "test" and self.test_root is not None:
-                continue  # the test part comes from there
-            for number in wanted:
-                if parts.setdefault(number, part) != part:
-                    raise DataError(
-                        f"ETH-80 object {number} is asked for in two parts ({parts[number]}, {part}); name it once."
-                    )
-            if wanted and not set(wanted) & set(here):
-                raise DataError(f"{root}: none of the {part} objects {list(wanted)} is there; found: {list(here)}.")
-        if absent := sorted(set(parts) - set(here)):
-            rank_zero_warn(f"{root}: ETH-80 objects {absent} are not there and are skipped.")
-        return parts
 
     def _record(self, path: Path, match: re.Match[str], part: Part, root: Path) -> Record:
         number, polar, azimuth = (int(word) for word in match.groups()[:3])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from nvsm_lightning.data import parts, sampling
-from nvsm_lightning.data.anchors import check_way, choose_anchors, describe_pictures
+from nvsm_lightning.data.anchors import check_way, choose_anchors, describe_pictures, require_poses
 from nvsm_lightning.data.augment import Augmentation
 from nvsm_lightning.data.crop_cache import CropCache
 from nvsm_lightning.data.crops import CropSpec
@@ -22,7 +22,6 @@ from nvsm_lightning.data.datasets import Batch, CropMemory, Crops, PoseDataset, 
 from nvsm_lightning.data.extra_pool import check_sources, pool_from
 from nvsm_lightning.data.labels import no_pseudo_labels, write_label_list
 from nvsm_lightning.data.record import Record, subtypes, viewpoints
-from nvsm_lightning.data.sampling import AZIMUTH_BINS, DrawSampler, draw_weights, label_weights, spread_over_azimuth
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.geometry.meshes import CATEGORY_EXTENT
 from nvsm_lightning.geometry.viewpoints import only_azimuths
@@ -98,8 +97,6 @@ class PoseData(LightningDataModule):
                 f"--data: labels and batch_size must be at least 1 and labelled_share in 0..1; got {labels}, "
                 f"{batch_size} and {labelled_share}."
             )
-        if pool_limit is not None and pool_limit < 1:
-            raise ConfigError(f"--data.pool_limit must be at least 1, or null for the whole pool; got {pool_limit}.")
         if test_on not in ("test", "val"):
             raise ConfigError(f"--data.test_on must be test or val; got {test_on!r}.")
         self.root, self.test_root, self.test_on, self.folder = root, test_root, test_on, folder
@@ -147,20 +144,8 @@ class PoseData(LightningDataModule):
         count = min(self.labels, known) if finished else self.labels  # a finished model needs none
         way = self.anchors, self._everything, count, self.seed, self._described, self.mirror
         chosen = choose_anchors(*way)
-        self._require_poses(chosen)
+        require_poses(chosen, Path(getattr(self.trainer, "default_root_dir", ".")), self._place()[0] == 0)
         self._divide(chosen, stage)
-
-    def _require_poses(self, chosen: list[Record]) -> None:
-        """DataError if pictures that k-means has chosen have no label yet; the choice is written down."""
-        missing = [record.key for record in chosen if record.viewpoint is None]
-        if missing:
-            path = Path(self.trainer.default_root_dir if self.trainer is not None else ".") / "tables" / "labels.txt"
-            if self._place()[0] == 0:
-                write_label_list(path, chosen)
-            raise DataError(
-                f"--data.anchors kmeans asks for the poses of {len(missing)} pictures that have none: "
-                f"{', '.join(missing)}. Label them under these names; then --data.anchors manual:{path} goes on."
-            )
 
     def _divide(self, chosen: list[Record], stage: str | None) -> None:
         """Make the parts of the data set, given the labelled pictures; check them."""
@@ -264,16 +249,17 @@ class PoseData(LightningDataModule):
         """An epoch of augmented draws from labelled and pseudo-labelled pictures (see ``DrawSampler``)."""
         rank, world = self._place()
         _, viewpoint, weight = self._pseudo
-        sampler = DrawSampler(
+        bins = sampling.AZIMUTH_BINS if self.balance else None
+        sampler = sampling.DrawSampler(
             labelled=len(self.labelled),
-            probability=draw_weights(viewpoint, weight, AZIMUTH_BINS if self.balance else None),
+            probability=sampling.draw_probability(viewpoint, weight, bins),
             labelled_share=self.labelled_share,
             draws=self.epoch_images,
             batch_size=self.batch_size,
             seed=self.seed,
             rank=rank,
             world=world,
-            labelled_probability=label_weights(viewpoints(self.labelled), AZIMUTH_BINS if self.balance else None),
+            labelled_probability=sampling.labelled_probability(viewpoints(self.labelled), bins),
         )
         return self._loader(self._training_set(), sampler=sampler, drop_last=True)
 
@@ -281,8 +267,7 @@ class PoseData(LightningDataModule):
         self, mirrored: bool | None = None, limit: int | None = None
     ) -> DataLoader[Batch]:
         """Every training picture once, in order, without augmentation, then (default: as ``mirror``) their mirror
-        images. With a ``limit``, so many, the same number from each azimuth: the labelled pictures (of many labels
-        half the limit) and others."""
+        images; with a ``limit`` those of :func:`sampling.limited`."""
         chosen = self._training_set(limit)
         return self._loader(with_mirrors(chosen, self.mirror if mirrored is None else mirrored))
 
@@ -291,7 +276,7 @@ class PoseData(LightningDataModule):
         mirror images; without augmentation."""
         source = torch.arange(len(self.labelled))
         if limit is not None and len(source) > limit:
-            source = spread_over_azimuth(viewpoints(self.labelled), limit, AZIMUTH_BINS)
+            source = sampling.spread_over_azimuth(viewpoints(self.labelled), limit, sampling.AZIMUTH_BINS)
         known, kinds = viewpoints(self.labelled)[source], subtypes(self.labelled)[source]
         anchors = PoseDataset(self._part_crops("train"), source, known, subtype=kinds)
         return self._loader(with_mirrors(anchors, self.mirror))
@@ -348,24 +333,18 @@ class PoseData(LightningDataModule):
         return self._crops[part]
 
     def _training_set(self, limit: int | None = None) -> PoseDataset:
-        """Labelled pictures first, then the pseudo-labelled ones; ``index`` counts the pool after the labelled
-        pictures. With a ``limit``, only so many pseudo-labelled ones, spread over azimuth; and where labels are
-        many, half of them labelled ones (more where the others are fewer), spread too."""
-        count, known = len(self.labelled), viewpoints(self.labelled)
+        """Labelled pictures first, then the pseudo-labelled ones, with a ``limit`` those of :func:`sampling.limited`;
+        ``index`` counts the pool after the labelled pictures."""
+        known = viewpoints(self.labelled)
         index, viewpoint, weight = self._pseudo
-        labelled = torch.arange(count)
-        if limit is not None and count + len(index) > limit:
-            if count >= sampling.MANY_LABELS:
-                labelled = spread_over_azimuth(known, max(limit - len(index), limit // 2), AZIMUTH_BINS)
-            chosen = spread_over_azimuth(viewpoint, max(0, limit - len(labelled)), AZIMUTH_BINS)
-            index, viewpoint, weight = index[chosen], viewpoint[chosen], weight[chosen]
+        labelled, chosen = sampling.limited(known, viewpoint, limit, sampling.AZIMUTH_BINS)
         return PoseDataset(
             self._part_crops("train"),
-            torch.cat((labelled, count + index)),
-            torch.cat((known[labelled], viewpoint)),
-            weight=torch.cat((torch.ones(len(labelled)), weight)),
+            torch.cat((labelled, len(known) + index[chosen])),
+            torch.cat((known[labelled], viewpoint[chosen])),
+            weight=torch.cat((torch.ones(len(labelled)), weight[chosen])),
             # that of the pool is hidden
-            subtype=torch.cat((subtypes(self.labelled)[labelled], torch.zeros_like(index))),
+            subtype=torch.cat((subtypes(self.labelled)[labelled], torch.zeros_like(index[chosen]))),
             augmentation=self.augment,
             symmetric=self.mirror,
             extent=CATEGORY_EXTENT.get(self.category, (0.5, 0.5, 0.5)),

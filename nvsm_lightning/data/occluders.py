@@ -91,7 +91,7 @@ def _read_alpha(folder: Path, smallest: int) -> tuple[list[CutOut], list[str]]:
         try:
             with open_picture(file) as picture:
                 rgba = np.asarray(picture.convert("RGBA")) if picture.has_transparency_data else None
-        except (DataError, OSError, SyntaxError, ValueError) as reason:
+        except DataError as reason:
             left.append(f"{name}: {reason}")
             continue
         cut = None if rgba is None else _trimmed(rgba, file.parent.name, name, smallest)
@@ -116,7 +116,7 @@ def _read_yolo(labels: list[Path], folder: Path, smallest: int) -> tuple[list[Cu
         try:
             with open_picture(image) as picture:
                 colours = picture.convert("RGB")
-        except (DataError, OSError, SyntaxError, ValueError) as reason:
+        except DataError as reason:
             left += [f"{where}:{line}: {reason}" for line in rows]
             continue
         for line, (number, polygon) in rows.items():

@@ -1,15 +1,16 @@
 """Dividing records into labelled, pool, val and test, and checking them against the files."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from nvsm_lightning.data.crops import picture_size
 from nvsm_lightning.data.record import Part, Record, check_box_inside
-from nvsm_lightning.errors import DataError
+from nvsm_lightning.errors import ConfigError, DataError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -38,8 +39,40 @@ def assign_parts(records: list[Record]) -> list[Record]:
     return assigned
 
 
+def parts_of_groups(
+    wanted: Mapping[Part, Sequence[int]], here: Sequence[int], called: str, folder: Path, test_elsewhere: bool
+) -> dict[int, Part]:
+    """The part of each object or sequence that a data set divides by number; those that are not there are warned of.
+
+    Args:
+        wanted: numbers of each part.
+        here: numbers that the folder has.
+        called: what they are, in messages ("EPFL sequence").
+        folder: of the data set.
+        test_elsewhere: the test part comes from another folder.
+
+    Raises:
+        DataError: a number in two parts, or a part of which nothing is there.
+    """
+    found: dict[int, Part] = {}
+    for part, numbers in wanted.items():
+        if part == "test" and test_elsewhere:
+            continue
+        for number in numbers:
+            if found.setdefault(number, part) != part:
+                raise DataError(f"{called} {number} is asked for in two parts ({found[number]}, {part}); name it once.")
+        if numbers and not set(numbers) & set(here):
+            kind = called.split()[-1]
+            raise DataError(f"{folder}: none of the {part} {kind}s {list(numbers)} is there; found: {list(here)}.")
+    if absent := sorted(set(found) - set(here)):
+        rank_zero_warn(f"{folder}: {called}s {absent} are not there and are skipped.")
+    return found
+
+
 def limit_pool(records: list[Record], limit: int | None, seed: int) -> list[Record]:
-    """At most ``limit`` records by a seeded draw, in their old order."""
+    """At most ``limit`` records by a seeded draw, in their old order. ConfigError if it is no number of pictures."""
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--data.pool_limit must be at least 1, or null for the whole pool; got {limit}.")
     if limit is None or limit >= len(records):
         return records
     chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:limit]

@@ -16,7 +16,7 @@ MANY_LABELS = 100  # from here on labelled pictures are balanced too
 Draw = tuple[int, int]  # (entry, seed of its augmentation)
 
 
-def draw_weights(
+def draw_probability(
     viewpoint: Float[Tensor, "entry 3"], weight: Float[Tensor, " entry"], bins: int | None
 ) -> Float[Tensor, " entry"]:
     """Probability of each pseudo-labelled picture: by weight, and with ``bins`` each occupied azimuth bin gets the same
@@ -28,7 +28,7 @@ def draw_weights(
     return weight / weight.sum().clamp_min(1e-12)
 
 
-def label_weights(viewpoint: Float[Tensor, "label 3"], bins: int | None) -> Float[Tensor, " label"] | None:
+def labelled_probability(viewpoint: Float[Tensor, "label 3"], bins: int | None) -> Float[Tensor, " label"] | None:
     """Probability of each labelled picture where there are many: every azimuth bin gets the same total. None, for equal
     use, where there are few, which were drawn spread over azimuth.
 
@@ -37,7 +37,7 @@ def label_weights(viewpoint: Float[Tensor, "label 3"], bins: int | None) -> Floa
     """
     if bins is None or len(viewpoint) < MANY_LABELS:
         return None
-    return draw_weights(viewpoint, torch.ones(len(viewpoint)), bins)
+    return draw_probability(viewpoint, torch.ones(len(viewpoint)), bins)
 
 
 def spread_over_azimuth(viewpoint: Float[Tensor, "entry 3"], count: int, bins: int) -> Int64[Tensor, " chosen"]:
@@ -52,6 +52,19 @@ def spread_over_azimuth(viewpoint: Float[Tensor, "entry 3"], count: int, bins: i
         members = (index == turn).nonzero()[:, 0]
         place[members[_spaced_order(len(members))]] = torch.arange(len(members), dtype=torch.float32)
     return place.argsort(stable=True)[:count].sort().values
+
+
+def limited(
+    labelled: Float[Tensor, "label 3"], pseudo: Float[Tensor, "entry 3"], limit: int | None, bins: int
+) -> tuple[Int64[Tensor, " chosen"], Int64[Tensor, " further"]]:
+    """Positions of at most ``limit`` labelled and pseudo-labelled pictures for means over both: few labelled ones all,
+    of many half the limit (more where the others are fewer), and the others spread over azimuth, as the many are."""
+    first, further = torch.arange(len(labelled)), torch.arange(len(pseudo))
+    if limit is None or len(labelled) + len(pseudo) <= limit:
+        return first, further
+    if len(labelled) >= MANY_LABELS:
+        first = spread_over_azimuth(labelled, max(limit - len(pseudo), limit // 2), bins)
+    return first, spread_over_azimuth(pseudo, max(0, limit - len(first)), bins)
 
 
 def _spaced_order(count: int) -> Int64[Tensor, " count"]:

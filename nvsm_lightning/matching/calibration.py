@@ -33,7 +33,8 @@ def calibrate(
         apart: distance of the poses in radians.
         kind: "none" returns the losses; "zscore" takes all pictures as the null; "robust" those whose best pose,
             as calibrated so far, is further than ``radius`` from the pose, in a few rounds; "balanced" all pictures,
-            each divided by the number of those whose best pose is within ``radius`` of its own.
+            each divided by the number of those whose best pose is within ``radius`` of its own (at least :data:`LEAST`,
+            so that a view of one or two pictures does not count as a hundred).
         radius: radians.
     """
     if kind == "none":

@@ -45,7 +45,8 @@ def map_similarity(
 ) -> Float[Tensor, " batch"]:
     """NVSM's similarity ``S(F_theta', F_m) = 1/(HW) sum_hw [1 - d(F_theta', F_m)]``: here a mean inner product.
 
-    NVSM's poster does not define d; our choice is ``d = 1 - cosine``. The E-step computes the same number from the
-    similarity table (:func:`nvsm_lightning.pose.likelihood.object_scores`).
+    NVSM's poster does not define d; our choice is ``d = 1 - cosine``. The E-step scores the same inner products,
+    from the similarity table, as a mean over the cells that the object covers with the clutter's taken off, or as
+    NeMo's likelihood (:mod:`nvsm_lightning.pose.likelihood`).
     """
     return (synthesised * observed).sum(1).mean((1, 2))

@@ -100,8 +100,8 @@ class PoseMethod(LightningModule):
         return self.predict_step(batch, batch_idx)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Poses of a batch and what is known of their distribution, with the seconds that one picture took (features
-        and pose, without decoding).
+        """Poses of a batch and what is known of their distribution, with the seconds that one picture took (features,
+        pose and distribution, without decoding).
         """
         start = time.perf_counter()
         viewpoint, loss, found = self.solve(batch)

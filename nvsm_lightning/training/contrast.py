@@ -23,7 +23,7 @@ class ContrastSettings:
         temperature: T of the softmax.
         clutter_weight: weight of the clutter classes in the denominator; their logits get ``log(clutter_weight)``
             added.
-        near_distance: vertices closer than this (CAD units) to the own vertex are neither positive nor negative.
+        near_distance: vertices at most so far (CAD units) from the own vertex are neither positive nor negative.
         noise_per_image: background cells drawn from each picture.
         background_weight: factor of the background loss, which pushes background features away from all vertex means.
     """

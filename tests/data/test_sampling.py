@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from nvsm_lightning.data.sampling import DrawSampler, draw_weights, spread_over_azimuth
+from nvsm_lightning.data.sampling import DrawSampler, draw_probability, spread_over_azimuth
 from nvsm_lightning.errors import ConfigError
 
 
@@ -58,9 +58,9 @@ def test_probability_by_weight_and_bin() -> None:
     azimuth = torch.tensor([0.1, 0.2, 0.3, math.pi + 0.1, -0.1])
     viewpoint = torch.stack((azimuth, torch.zeros(5), torch.zeros(5)), -1)
     weight = torch.tensor([1.0, 1.0, 2.0, 0.5, 4.0])
-    torch.testing.assert_close(draw_weights(viewpoint, weight, None), weight / 8.5)
+    torch.testing.assert_close(draw_probability(viewpoint, weight, None), weight / 8.5)
     expected = torch.tensor([1 / 4, 1 / 4, 1 / 2, 1, 1]) / 3
-    torch.testing.assert_close(draw_weights(viewpoint, weight, 12), expected)
+    torch.testing.assert_close(draw_probability(viewpoint, weight, 12), expected)
     drawn = Counter(e for e, _ in draws(sampler(labelled=1, probability=expected, labelled_share=0.0, draws=6000)))
     assert drawn[4] / 6000 == pytest.approx(1 / 3, abs=0.03) and drawn[1] / 6000 == pytest.approx(1 / 12, abs=0.02)
 
