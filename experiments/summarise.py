@@ -22,15 +22,16 @@ COLUMNS = (
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown rows, data sets in order of first appearance."""
-    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
+    """Markdown rows, sorted by data set, part, category, labels and method."""
+    groups: dict[tuple[str, str, str, int, str], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        groups[(result["dataset"], result["n_labels"], result["method"])].append(result)
-    heads = ["data (test pictures)", "labels", "method", *(name for name, _, _ in COLUMNS), "seeds"]
+        part, category = result.get("part", "test"), str(result.get("category", ""))
+        groups[(result["dataset"], part, category, result["n_labels"], result["method"])].append(result)
+    heads = ["data, part (pictures)", "labels", "method", *(name for name, _, _ in COLUMNS), "seeds"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for (dataset, labels, method), runs in sorted(groups.items()):
+    for (dataset, part, category, labels, method), runs in sorted(groups.items()):
         runs.sort(key=lambda run: run["seed"])
-        cells = [f"{dataset} ({runs[0]['n_images']})", str(labels), method]
+        cells = [f"{dataset} {category}, {part} ({runs[0]['n_images']})", str(labels), method]
         for _, key, factor in COLUMNS:
             values = [factor * run[key] for run in runs]
             each = " ".join(f"{value:.1f}" for value in values)

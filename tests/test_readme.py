@@ -49,7 +49,8 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
         calls = []
         monkeypatch.setattr("nvsm_lightning.toy.dataset.make_toy", lambda root, **settings: calls.append(root))
         monkeypatch.setattr(prepare, "check", lambda data: calls.append(data) or [])
-        monkeypatch.setattr(prepare_occluded, "make", lambda out, settings: calls.append(out) or [])
+        monkeypatch.setattr(prepare_occluded, "make", lambda out, *_: calls.append(out) or [])
+        monkeypatch.setattr(prepare_occluded, "keep", lambda part, out: None)
         monkeypatch.setattr(prepare_mesh, "read_cad", lambda path: {})
         monkeypatch.setattr(prepare_mesh, "save", lambda out, meshes, models: calls.append(out) or [])
         assert prepare.run(words) == 0
@@ -58,7 +59,7 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
         jobs = []
         for module in (study, trials, finished):
             monkeypatch.setattr(module, "run_jobs", lambda these, *rest: jobs.extend(these) or stop())
-        monkeypatch.setattr(kitti, "find_runs", lambda folders: [(folder, {"dataset": "cars"}) for folder in folders])
+        monkeypatch.setattr(kitti, "find_runs", lambda folders: [(folder, {"dataset": "cars", "part": "test"}) for folder in folders])
         monkeypatch.setattr(unseen_views, "write_lists", lambda folder, *rest: (folder / "seen.txt", 7))
         monkeypatch.setattr(speed, "measurers", lambda: {"raster": lambda budget: jobs.append(budget) or stop()})
         with pytest.raises(Stop):

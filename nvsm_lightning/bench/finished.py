@@ -1,7 +1,9 @@
 """Finished fits that lie somewhere, and tests of them under other conditions."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +65,24 @@ def given_runs(study: Study, folders: Sequence[Path]) -> dict[str, Path]:
         for seed in study.seeds
     }
     for run, results in find_runs(folders):
-        name = names.get((results["method"], results["n_labels"], results["seed"]))
+        method = method_of(run, results, {variant.name for variant in study.variants})
+        name = names.get((method, results["n_labels"], results["seed"]))
         if name in found and name is not None:
             raise ConfigError(f"--runs: {found[name]} and {run} are both {name}; move one of them away.")
         if name is not None:
             found[name] = run
     return found
+
+
+def method_of(run: Path, results: dict[str, Any], names: set[str]) -> str:
+    """Which of the ``names`` of methods a fit has: a configuration file that a bench gave it, so that a variant of a
+    method is not taken for it; of a fit made by hand the class that it tells."""
+    try:
+        words = json.loads((run / "job.json").read_text(encoding="utf-8"))["arguments"]
+    except (OSError, ValueError):
+        return results["method"]
+    files = {Path(after).stem for word, after in pairwise(words) if word in ("--config", "-c")}
+    return next(iter(names & files), "")
 
 
 def checkpoint_of(run: Path) -> Path:

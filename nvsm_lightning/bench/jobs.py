@@ -105,6 +105,7 @@ def fingerprint(job: Job) -> dict[str, Any]:
     names = [after for word, after in pairwise(words) if word in ("--config", "-c")]
     names += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
     names += [after for word, after in pairwise(words) if word == "--data.label_list"]
+    names += [word.partition("=")[2] for word in words if word.startswith("--data.label_list=")]
     names += [word.partition("manual:")[2] for word in words if "manual:" in word]
     names += job.inputs
     files = {name: zlib.crc32(Path(name).read_bytes()) if Path(name).is_file() else None for name in names}
@@ -181,6 +182,8 @@ def _run(waiting: list[Job], folder: Path, parallel: int, board: "_Board") -> di
 def _start(job: Job, folder: Path, environment: dict[str, str]) -> _Process:
     run = folder / job.name
     if not _same(job, run):  # what other settings left must neither count as a result nor be resumed
+        if any(run.glob("*/job.json")):
+            raise ConfigError(f"{run} holds other fits (folds of an earlier bench); choose another --out.")
         if (run / "results.json").is_file():  # hours of work, perhaps: moved aside
             run.rename(run.with_name(f"{run.name}{REPLACED}{datetime.now():%Y-%m-%d_%H-%M-%S}"))
         elif (run / "job.json").is_file():

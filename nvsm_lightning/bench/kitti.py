@@ -40,9 +40,15 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
     if not runs:
         raise ConfigError(f"--runs: no finished fit lies below {', '.join(options.runs)}.")
     names = run_names(list(runs))
-    own = {names[run]: run for run, results in runs.items() if results["dataset"] == "kitti" and not further}
+    others_settings = [word for word in further if word.startswith("--") and word.split("=")[0] != "--data.root"]
+    own = {
+        names[run]: run for run, results in runs.items()
+        if (results["dataset"], results["part"]) == ("kitti", "test") and not others_settings
+    }  # fmt: skip
     others = {names[run]: run for run in runs if names[run] not in own}
-    tests = run_tests(others, [Condition("kitti", tuple(further), (str(SETTINGS),))], out, options.parallel)
+    # whatever the fit was labelled by: its list names no picture of KITTI
+    words = ("--data.label_list", "null", "--data.anchors", "spread", *further)
+    tests = run_tests(others, [Condition("kitti", words, (str(SETTINGS),))], out, options.parallel)
     folders = {**own, **{name: folder for (name, _), folder in tests.items()}}
     rows, seeds = level_rows({folders[names[run]]: results for run, results in runs.items()})
     write(rows, seeds, [read_results(folder) for folder in folders.values()], out)
@@ -64,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def run_names(runs: Sequence[Path]) -> dict[Path, str]:
     """A name for each run: what follows the folder that all have in common."""
-    common = [run.parts for run in runs]
+    common = [run.parts for run in set(runs)]
     shared = 0
-    while all(len(parts) > shared + 1 and parts[shared] == common[0][shared] for parts in common):
+    while common and all(len(parts) > shared + 1 and parts[shared] == common[0][shared] for parts in common):
         shared += 1
     return {run: "/".join(run.parts[shared:]) for run in runs}
 

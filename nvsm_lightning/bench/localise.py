@@ -34,6 +34,7 @@ from nvsm_lightning.report.results import write_json
 
 FILE = "occluders.json"  # in the folder of the test
 BATCH = 16
+OTHERS = ("crop", "augment", "extra_pool")  # arguments of a data set that its own records do not depend on
 SHOWN = 12  # pictures in media/occlusion.png of the test
 
 
@@ -58,9 +59,10 @@ def load_method(checkpoint: Path) -> NeMo:
 
 
 def data_of(config: dict[str, Any]) -> PoseData:
-    """The data module of a configuration, to read records with: without crops, augmentation and label draw."""
+    """The data module of a configuration, to read records with: without crops, augmentation, other sets and label
+    draw."""
     section = config["data"]
-    arguments = {name: value for name, value in section["init_args"].items() if name not in ("crop", "augment")}
+    arguments = {name: value for name, value in section["init_args"].items() if name not in OTHERS}
     arguments |= section.get("dict_kwargs") or {}
     module, _, name = section["class_path"].rpartition(".")
     return getattr(importlib.import_module(module) if module else nvsm_lightning.data, name)(**arguments)

@@ -7,12 +7,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from nvsm_lightning.bench import jobs
 from nvsm_lightning.bench.few_shot import add_variants, plan
 from nvsm_lightning.bench.finished import Condition, given_runs, run_tests
-from nvsm_lightning.bench.localise import data_of, localise
+from nvsm_lightning.bench.localise import localise
 from nvsm_lightning.bench.options import common, parser, run_folders
 from nvsm_lightning.bench.published import OCCLUSION
 from nvsm_lightning.bench.sheets import Line, Sheet, csv_text
@@ -27,6 +25,7 @@ from nvsm_lightning.bench.split_tables import (
 )
 from nvsm_lightning.bench.statistics import Source
 from nvsm_lightning.bench.study import Check, Collected, Study, read_predictions
+from nvsm_lightning.data.occlude import parse_level
 from nvsm_lightning.data.pose_csv import OCCLUSION_FILE, read_table
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.report.results import write_text
@@ -55,7 +54,11 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
     options, further = _parser().parse_known_args(list(words))
     shared = common(options, further)
     study = Study(plan(options, shared.arguments), shared.seeds, shared.folds)
-    levels = options.levels.split(",")
+    levels = [word.strip() for word in options.levels.split(",") if word.strip()]
+    for level in levels if not options.release else ():  # before the first fit
+        parse_level(level)
+        if len(study.folds) > 1 and not (level_folder(level, shared.out, options) / OCCLUSION_FILE).is_file():
+            raise ConfigError("Occluded pictures are made for one fold only; make them yourself and give --occluded.")
     conditions = [condition(level, shared.out, options) for level in levels]
     given = given_runs(study, run_folders(options.runs))
     collected = study.run(shared.out, shared.parallel, check, given)
@@ -105,11 +108,10 @@ def make_level(level: str, folder: Path, options: argparse.Namespace, study: Stu
     """Make the occluded pictures of a level by ``nvsm prepare occluded``, if they are not there."""
     if (folder / OCCLUSION_FILE).is_file():
         return
-    if check is None or len(study.folds) > 1:
-        raise ConfigError("Occluded pictures are made for one fold only; make them yourself and give --occluded.")
-    data = data_of(yaml.safe_load(check(study.samples()[0])))
-    name = "toy" if data.name == "toy_cars" else data.name.replace("_", "-")
-    words = ["prepare", "occluded", "--from", name, "--root", str(data.root), "--category", data.category]
+    assert check is not None  # of a command, which has one
+    file = folder.with_name(f"{folder.name}_data.yaml")
+    write_text(file, check(study.samples()[0]))  # the very data of the fits: sequences, lists, units of length
+    words = ["prepare", "occluded", "--config", str(file)]
     words += ["--level", level, "--occluders", options.occluders, "--out", str(folder)]
     words += ["--mesh", options.mesh] if options.mesh else []
     if nvsm(words):

@@ -76,14 +76,14 @@ def split_row(
     cells: dict[tuple[str, str], Cell] = {}
     counts, values = {}, {}
     for part, found in errors.items():
-        if not found:
-            continue
+        if not found or not set(seeds) <= {draw for draw, _, _ in found}:
+            continue  # not in every draw, where the test part depends on it
         pictures = Pictures.of([found])
         error = pictures.errors(found, seeds)
         counts[part] = pictures.count
         values[part] = draw_values(pictures, error)
         cells |= {(metric, part): cell for metric, cell in row_cells(pictures, error).items()}
-    for mean, weights in ((MEAN, dict.fromkeys(counts, 1)), (WEIGHTED, counts)):
+    for mean, weights in ((MEAN, dict.fromkeys(counts, 1)), (WEIGHTED, counts)) if counts else ():
         total = sum(weights.values())
         for metric, (_, more_is_better) in METRICS.items():
             draws = [

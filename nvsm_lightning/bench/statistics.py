@@ -122,7 +122,7 @@ def _median(
     last = len(order) - 1
     lower = (below < half - slack).sum(1).clamp_max(last)
     upper = (below <= half + slack).sum(1).clamp_max(last)
-    return (error[order][lower] + error[order][upper]) / 2
+    return torch.where(total > 0, (error[order][lower] + error[order][upper]) / 2, torch.nan)
 
 
 def row_cells(pictures: Pictures, error: Float[Tensor, "draw entry"], seed: int = 0) -> dict[str, Cell]:
@@ -187,7 +187,7 @@ def _cells(pictures: Pictures, terms: list[tuple[float, Tensor]], seed: int) -> 
         def statistic(sample: Tensor, key: str = key) -> Tensor:
             """The metric, or the difference of two, over resampled pictures."""
             times = pictures.resampled(sample)
-            parts = [sign * measure(key, error, weight, times).mean(1) for sign, error, weight in weighted]
+            parts = [sign * measure(key, error, weight, times).nanmean(1) for sign, error, weight in weighted]
             return torch.stack(parts).sum(0)
 
         low, high = bootstrap_interval(numbers, statistic, seed, level=LEVEL)

@@ -103,6 +103,12 @@ class Study:
                         one.errors[seed, fold, row["key"]] = float(row["error_deg"])
                         one.objects[row["key"]] = row.get("group") or ""
             collected.append(one)
+        if given and not self.categories:
+            kinds = {(each["dataset"], each.get("category")) for one in collected for each in one.results.values()}
+            if len(kinds) > 1:
+                raise ConfigError(
+                    f"--runs: fits of different data do not belong into one table: {sorted(map(str, kinds))}"
+                )
         return collected
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from nvsm_lightning.bench.pseudo import pseudo_sheet
@@ -73,14 +74,16 @@ def bench_rows(study: Study, collected: Sequence[Collected], with_published: boo
             rows.append(
                 BenchRow("method", group, data, one.variant.name, len(study.seeds), count, row_cells(pictures, error))
             )
-        first = draw_values(pictures, errors[0])["acc_pi_6"]
         for one, error in zip(members[1:], errors[1:], strict=True):
-            gains = [a - b for a, b in zip(draw_values(pictures, error)["acc_pi_6"], first, strict=True)]
+            both = error.isfinite() & errors[0].isfinite()
+            ours, theirs = (
+                draw_values(pictures, each.where(both, torch.nan))["acc_pi_6"] for each in (error, errors[0])
+            )
+            gains = [a - b for a, b in zip(ours, theirs, strict=True)]
+            count = len(pictures.number[both.any(0)].unique())
             name = f"{one.variant.name} − {base.variant.name}"
             cells = difference_cells(pictures, error, errors[0])
-            rows.append(
-                BenchRow("difference", group, data, name, len(gains), rows[-1].pictures, cells, better_draws(gains))
-            )
+            rows.append(BenchRow("difference", group, data, name, len(gains), count, cells, better_draws(gains)))
         rows += list(guess_rows(study, base, group, data))
         if with_published:
             rows += [
@@ -123,7 +126,7 @@ def notes(study: Study, collected: Sequence[Collected], rows: Sequence[BenchRow]
         f"together (seeds {' '.join(map(str, study.seeds))}); [95 % bootstrap interval of that mean over the test "
         "pictures, which speaks of their choice only: pictures of one object are not independent].",
         "Differences pair each draw with the same draw and each picture with the same picture; `better` counts draws "
-        "by ACC pi/6. Guesses are exact expectations; with folds their medians are means over the folds.",
+        "by ACC pi/6. Guesses are exact expectations; with folds they are means over the folds, by their pictures.",
     ]
     if len(study.folds) > 1:
         keys = [key for one in collected[:1] for seed, _, key in one.errors if seed == study.seeds[0]]

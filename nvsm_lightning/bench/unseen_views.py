@@ -47,7 +47,7 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
     lists = [write_lists(shared.out / "labels", check((*shared.arguments, *fold)), seen, n)
              for n, fold in enumerate(shared.folds)]  # fmt: skip
     folds = tuple(
-        (*fold, "--data.label_list", str(file), "--data.labels", str(count))
+        (*fold, "--data.anchors", "spread", "--data.label_list", str(file), "--data.labels", str(count))
         for fold, (file, count) in zip(shared.folds, lists, strict=True)
     )
     group = " ".join(str(count) for _, count in lists)

@@ -5,6 +5,7 @@ Order of settings, each winning over those before it: the packaged ``base.yaml``
 for ``validate``, ``test`` and ``predict`` the model settings of the checkpoint; every other option of the command line.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -68,9 +69,24 @@ def run_command(
             settings = without_weight_file(read_hyper_parameters(checkpoint))
             settings["init_args"].pop("category", None)  # follows data.category; compared once that is known
             stored.write_text(yaml.safe_dump({"model": settings}))
+            files = [without_model(file, Path(folder) / f"{number}.yaml") for number, file in enumerate(files)]
             files = [*files, str(stored)]
         arguments = [command, *(part for file in files for part in ("--config", file)), *options]
         return run_cli(NVSMCLI, arguments, model_class, data_class, trainer_class)
+
+
+def without_model(file: str, copy: Path) -> str:
+    """The same configuration file, or a copy without its section ``model``: of another method, perhaps (a data set's
+    file speaks of NeMo's), it would not be understood; the checkpoint's comes after it anyway."""
+    path = Path(file).expanduser()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return file  # the parser has better words
+    if not isinstance(content, dict) or content.pop("model", None) is None:
+        return file
+    copy.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return str(copy)
 
 
 def run_cli(
@@ -270,7 +286,7 @@ def clear(folder: Path) -> None:
     Its last checkpoint, from which the new one must not be resumed, is kept as ``checkpoints/previous.ckpt``.
     """
     last = folder / "checkpoints" / "last.ckpt"
-    if last.is_file():
+    with contextlib.suppress(FileNotFoundError):  # another node of the same fit may clear it, too
         last.replace(last.with_name("previous.ckpt"))
     for pattern in (
         "results.json",
@@ -283,7 +299,7 @@ def clear(folder: Path) -> None:
         "checkpoints/em.ckpt",
     ):
         for file in folder.glob(pattern):
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def make_embedded_set(data: LightningDataModule) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from nvsm_lightning.bench.contenders import Contender, frozen_contenders, trained_contender
+from nvsm_lightning.bench.kitti import run_names
 from nvsm_lightning.bench.matching import Matches, Matching, MatchingSpec
 from nvsm_lightning.bench.matching_plots import gallery, plot_epochs, plot_features
 from nvsm_lightning.bench.matching_tables import Summary, markdown, match_table, rich_tables, summarise, summary_table
@@ -157,15 +158,14 @@ def find_checkpoints(paths: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def checkpoint_contender(path: Path, several_runs: bool) -> Contender:
-    """The features of a checkpoint, named by its file (and run) and its epochs."""
+def checkpoint_contender(path: Path, run: str) -> Contender:
+    """The features of a checkpoint, named by its file, its ``run`` where there are several, and its epochs."""
     settings = read_hyper_parameters(str(path))["init_args"].get("backbone")
     if not isinstance(settings, dict):
         raise WeightsError(f"{path} names no backbone in its settings; give a checkpoint of NeMo or NVSM.")
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["total"]["ready"]  # "epoch" counts what was completed
-    run = path.resolve().parent.parent.name if path.resolve().parent.name == "checkpoints" else ""
-    name = f"{run}/{path.stem}" if several_runs and run else path.stem
+    name = f"{run}/{path.stem}" if run else path.stem
     spec = BackboneSpec(**settings)
     return trained_contender(f"{name} (epoch {epochs})", spec, content["state_dict"], epochs)
 
@@ -194,9 +194,14 @@ class Experiment:
         """Measure, draw, write, print."""
         data.setup("match")
         matching = Matching(model, data, self.spec, device, precision)
-        several = len({path.resolve().parent for path in self.checkpoints}) > 1
+        places = [path.resolve().parent for path in self.checkpoints]
+        runs = [place.parent if place.name == "checkpoints" else place for place in places]
+        several, names = len(set(runs)) > 1, run_names(runs)
         contenders = frozen_contenders(model.backbone.spec, self.spec.features, self.seed)
-        contenders += [checkpoint_contender(path, several) for path in self.checkpoints]
+        contenders += [
+            checkpoint_contender(path, names[run] if several else "")
+            for path, run in zip(self.checkpoints, runs, strict=True)
+        ]
         matches, media = [], make_folder(self.folder / "media")
         for contender in contenders:
             found, backbone = matching.run(contender)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -12,14 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
 import nvsm_lightning.data
+from nvsm_lightning.bench.localise import data_of
+from nvsm_lightning.bench.study import read_yaml
 from nvsm_lightning.cli.main import did_you_mean
 from nvsm_lightning.cli.prepare import SETS
 from nvsm_lightning.cli.prepare_check import category_of
 from nvsm_lightning.data.crops import CropSpec, open_picture
+from nvsm_lightning.data.module import PoseData
 from nvsm_lightning.data.occlude import Level, Occluded, box_of, occlude, parse_level, write_annotation
 from nvsm_lightning.data.occluders import CutOut, excluded_for, read_occluders
 from nvsm_lightning.data.parts import existing
@@ -45,27 +49,53 @@ QUALITY = 95  # of the JPEG files
 def run(words: Sequence[str]) -> int:
     """``nvsm prepare occluded --from NAME --root DIR --level L1 --occluders DIR --out DIR``."""
     options = _parser().parse_args(list(words))
-    for name in ("source", "root", "occluders", "out"):
+    for name in ("occluders", "out") if options.config else ("source", "root", "occluders", "out"):
         if not getattr(options, name):
             shown = "from" if name == "source" else name
             raise DataError(f"nvsm prepare occluded needs --{shown}; `nvsm prepare occluded --help` explains it.")
-    name = options.source.replace("_", "-")
-    if name not in READERS:
-        raise DataError(f"No data set {options.source!r}.{did_you_mean(name, READERS)} Known: {', '.join(READERS)}.")
-    category = category_of(getattr(nvsm_lightning.data, READERS[name]), options.category)
-    settings = {**vars(options), "source": name, "category": category}
+    data = _configured(options) if options.config else _read_by(options)
+    settings = {**vars(options), "source": data.name.replace("_", "-"), "root": data.root, "category": data.category}
     settings["level"], out = parse_level(options.level).name, Path(options.out).expanduser()
     if _made_before(out, settings):
         print(f"{out} has been made already with these settings")
         return 0
-    for line in make(out, settings):
+    part = out.with_name(f".{out.name}.part")  # what an interrupted command left is made anew
+    shutil.rmtree(part, ignore_errors=True)
+    lines = make(part, settings, data)
+    keep(part, out)
+    for line in [*lines, f"  use it: --data.test_root {out}; look at it: {out / 'sheet.jpg'}"]:
         print(line)
     return 0
+
+
+def keep(part: Path, out: Path) -> None:
+    """Give the finished folder its name."""
+    if out.is_dir():
+        out.rmdir()  # empty
+    part.rename(out)
+
+
+def _configured(options: Namespace) -> PoseData:
+    """The data of a configuration, such as a run's config.yaml."""
+    if options.source or options.root or options.category:
+        raise DataError("nvsm prepare occluded: --config says which data it is; leave out --from, --root, --category.")
+    return data_of(read_yaml(options.config, "--config"))
+
+
+def _read_by(options: Namespace) -> PoseData:
+    """A data set as its reader takes it without further options."""
+    name = options.source.replace("_", "-")
+    if name not in READERS:
+        raise DataError(f"No data set {options.source!r}.{did_you_mean(name, READERS)} Known: {', '.join(READERS)}.")
+    reader = getattr(nvsm_lightning.data, READERS[name])
+    return reader(root=options.root, category=category_of(reader, options.category))
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="nvsm prepare occluded", description="Paste occluders on the pictures of a data set.")
     add = parser.add_argument
+    add("--config", type=str, default="", help="Configuration of a fit (RUN/config.yaml) whose data it is, with all "
+        "their options; instead of --from, --root and --category.")  # fmt: skip
     add("--from", dest="source", type=str, default="", help=f"Data set: {', '.join(READERS)}.")
     add("--root", type=str, default="", help="Folder of the data set.")
     add("--level", type=str, default="L1", help="L1, L2, L3 or FGL1_BGL1 ... FGL3_BGL3.")
@@ -91,14 +121,14 @@ def _made_before(out: Path, settings: dict[str, Any]) -> bool:
     return False
 
 
-def make(out: Path, settings: dict[str, Any]) -> list[str]:
-    """Write the occluded set and return what was done, in lines.
+def make(out: Path, settings: dict[str, Any], data: PoseData) -> list[str]:
+    """Write the occluded pictures of a data set and return what was done, in lines.
 
     Raises:
         DataError: the data set, its part, the mesh or the occluders are missing or damaged.
     """
     category, level = settings["category"], parse_level(settings["level"])
-    records = _records(settings)
+    records = _records(settings, data)
     exclude = settings["exclude"].split(",") if settings["exclude"] else excluded_for(category)
     cut_outs, left = read_occluders(Path(settings["occluders"]), [name.strip() for name in exclude])
     meshes = _meshes(settings["mesh"], category)
@@ -125,17 +155,18 @@ def make(out: Path, settings: dict[str, Any]) -> list[str]:
         raise DataError(f"No picture could be occluded as {level.name}; give more or larger occluders.")
     _write_lists(out, folder, rows)
     lines = _summary(rows, failed, len(cut_outs), len(left), level)
-    contact_sheet(thumbnails, lines[0], 8).save(out / "sheet.jpg", quality=85)
+    if thumbnails:
+        contact_sheet(thumbnails, lines[0], 8).save(out / "sheet.jpg", quality=85)
     notes = {"settings": settings, "pictures": len(rows), "left_out": failed, "region": dict(_kinds(rows))}
     (out / OCCLUSION_FILE).write_text(json.dumps(notes, indent=1), encoding="utf-8")
-    return [*lines, f"  use it: --data.test_root {out}; look at it: {out / 'sheet.jpg'}"]
+    return lines
 
 
-def _records(settings: dict[str, Any]) -> list[Record]:
-    reader = getattr(nvsm_lightning.data, READERS[settings["source"]])
-    data = reader(root=settings["root"], category=settings["category"])
+def _records(settings: dict[str, Any], data: PoseData) -> list[Record]:
     part, limit = settings["part"], settings["limit"]
-    known = [record for record in data.read(existing(settings["root"], "--root")) if record.viewpoint is not None]
+    known = [record for record in data.read(existing(data.root, "--root")) if record.viewpoint is not None]
+    if any(record.warp is not None for record in known):
+        raise DataError("Pictures that are turned to their object cannot be stored so: give data with rectify false.")
     records = [record for record in known if part == "all" or record.part == part]
     if not records:
         raise DataError(f"{settings['root']} has no labelled picture in the part {part!r}; choose another with --part.")

@@ -36,12 +36,19 @@ def run(argv: Sequence[str]) -> int:
     options, further = _parser().parse_known_args(words)
     if name is None:
         raise ConfigError("nvsm sweep: the sweep file comes first; see `nvsm sweep --help`.")
-    if options.engine == "wandb":
-        _on_server(name, options.count, further)
-        return 0
     for word in further:
         if word.split("=")[0] in OWN:
             raise ConfigError(f"{word.split('=')[0]} is set by the sweep itself; see `nvsm sweep --help`.")
+    if options.engine == "wandb":
+        local = [
+            f"--{each}" for each in ("out", "parallel", "seed") if getattr(options, each) != _parser().get_default(each)
+        ]
+        if local:
+            raise ConfigError(
+                f"{', '.join(local)}: of --engine local only; trials on the server have folders of their own."
+            )
+        _on_server(name, options.count, further)
+        return 0
     from nvsm_lightning.bench.sweep_file import read_sweep
     from nvsm_lightning.bench.trials import run_sweep
     from nvsm_lightning.cli.bench import check_fit
@@ -84,6 +91,9 @@ def _on_server(name: str, count: int | None, further: Sequence[str]) -> None:
     command = content.get("command") if isinstance(content, dict) else None
     if not isinstance(command, list) or "${args}" not in command:
         raise ConfigError(f'{name}: a sweep file needs `command: [nvsm, fit, ..., "${{args}}"]`.')
+    metric = content.get("metric")
+    if isinstance(metric, dict) and not str(metric.get("name", "val/")).startswith("val/"):
+        raise ConfigError(f"{name}: metric {metric['name']} is not of the validation part; trials are compared on it.")
     place = command.index("${args}")
     content["command"] = [*command[:place], *further, *command[place:]]
     try:

@@ -151,7 +151,6 @@ class KITTI(PublishedData):
             focal_px=focal,
             principal=principal,
             warp=warp,
-            group=OCCLUSION[label.occluded],
             occlusion=OCCLUSION[label.occluded],
         )
         return checked(record, where)

@@ -44,7 +44,8 @@ def bootstrap_interval(
         index = torch.randint(len(values), (min(rows, n - start), len(values)), generator=generator)
         statistics.append(statistic(values[index]))
     tail = (1 - level) / 2
-    low, high = torch.cat(statistics).quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
+    # without the samples that hold no picture of some draw
+    low, high = torch.cat(statistics).nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
     return low, high
 
 

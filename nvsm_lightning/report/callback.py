@@ -75,8 +75,8 @@ class RunReport(Callback):
         truth = compared(rows.truth, data)
         error = pose_error(rows.viewpoint, truth)
         self.results = self._results(trainer, pl_module, rows, truth, error)
-        write_json(folder / "results.json", self.results)
         self._write_tables(folder, data, rows, truth, error)
+        write_json(folder / "results.json", self.results)  # last: it says that the others are there
         if self.overlays:
             self._write_sheets(trainer, pl_module, rows, error)
         numbers = {f"test/{key}": value for key, value in self.results.items() if key in pose_metrics(error)}
@@ -188,7 +188,7 @@ class RunReport(Callback):
             return
         data = data_of(trainer)
         keys = keys_of(data, "predicted", rows)
-        angles = [[round(degrees(angle), 3) for angle in viewpoint] for viewpoint in rows.viewpoint]
+        angles = [[round(degrees(angle), 3) if angle.isfinite() else None for angle in pose] for pose in rows.viewpoint]
         predictions = [
             {
                 "file": key,
@@ -318,11 +318,17 @@ def group_metrics(records: list, rows: Rows, error: Tensor) -> dict[str, dict[st
     """Metrics of each sequence or object of the test part, if it names any: pictures of one car are not independent."""
     groups: dict[str, list[int]] = {}
     for position, index in enumerate(rows.index.tolist()):
-        if index < len(records) and records[index].group and not error[position].isnan():
-            groups.setdefault(records[index].group, []).append(position)
+        name = group_of(records, index)
+        if name and not error[position].isnan():
+            groups.setdefault(name, []).append(position)
     if not 1 < len(groups) <= 50:
         return {}
     return {name: pose_metrics(error[positions]) for name, positions in sorted(groups.items())}
+
+
+def group_of(records: list, index: int) -> str:
+    """The object or sequence of a test picture, else how much of it is hidden (KITTI); empty where neither is known."""
+    return (records[index].group or records[index].occlusion or "") if index < len(records) else ""
 
 
 def groups_caption(groups: dict[str, dict[str, float]]) -> str:
@@ -336,7 +342,7 @@ def groups_caption(groups: dict[str, dict[str, float]]) -> str:
 def named(data: LightningDataModule, rows: Rows) -> tuple[list[str], list[str]]:
     """Keys and groups of the test pictures of ``rows``; the group is empty where there is none."""
     records = getattr(data, "test", [])
-    groups = [records[index].group if index < len(records) else "" for index in rows.index.tolist()]
+    groups = [group_of(records, index) for index in rows.index.tolist()]
     return keys_of(data, "test", rows), groups
 
 

@@ -104,7 +104,8 @@ def test_filters_lists_and_groups(kitti):
     with pytest.warns(UserWarning, match=r"1 listed frames that are not there, the first: 000006"):
         records = data.read(kitti)
     assert [sum(r.part == part for r in records) for part in ("train", "val", "test")] == [12, 2, 8]
-    counts = {name: sum(r.group == name for r in records) for name in {r.group for r in records}}
+    counts = {name: sum(r.occlusion == name for r in records) for name in {r.occlusion for r in records}}
+    assert {r.group for r in records} == {""}  # cars that are hidden alike are no one car
     assert counts == {"fully visible": 11, "partly occluded": 5, "largely occluded": 6}
     reasons = {reason: len(ids) for reason, ids in data.left_out.items()}
     assert reasons == {
@@ -113,7 +114,7 @@ def test_filters_lists_and_groups(kitti):
         "truncated by 20% or more": 11,
         "not more than 20 pixels high or wide": 11,
     }
-    assert {r.group for r in reader(kitti, occlusion=[1]).read(kitti)} == {"partly occluded"}
+    assert {r.occlusion for r in reader(kitti, occlusion=[1]).read(kitti)} == {"partly occluded"}
     assert {r.category for r in reader(kitti, category="van").read(kitti)} == {"van"}
     assert {r.part for r in data.read(kitti, test_only=True)} == {"test"}
     shutil.copy(kitti / "ImageSets/train.txt", kitti / "ImageSets/all.txt")
