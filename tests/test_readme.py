@@ -59,7 +59,9 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
         jobs = []
         for module in (study, trials, finished):
             monkeypatch.setattr(module, "run_jobs", lambda these, *rest: jobs.extend(these) or stop())
-        monkeypatch.setattr(kitti, "find_runs", lambda folders: [(folder, {"dataset": "cars", "part": "test"}) for folder in folders])
+        monkeypatch.setattr(
+            kitti, "find_runs", lambda folders: [(folder, {"dataset": "cars", "part": "test"}) for folder in folders]
+        )
         monkeypatch.setattr(unseen_views, "write_lists", lambda folder, *rest: (folder / "seen.txt", 7))
         monkeypatch.setattr(speed, "measurers", lambda: {"raster": lambda budget: jobs.append(budget) or stop()})
         with pytest.raises(Stop):

@@ -66,7 +66,13 @@ def test_each_job_runs_once_and_a_second_time_only_when_its_settings_changed(fit
 
 
 @pytest.mark.parametrize(
-    "words", [("--data.label_list", "{}"), ("--data.anchors", "manual:{}"), ("--data.anchors=manual:{}",)]
+    "words",
+    [
+        ("--data.label_list", "{}"),
+        ("--data.anchors", "manual:{}"),
+        ("--data.anchors=manual:{}",),
+        ("--data.label_list={}",),
+    ],
 )
 def test_other_labels_in_a_list_make_another_job(fit, tmp_path, words):
     chosen, out = tmp_path / "seven.txt", tmp_path / "out"

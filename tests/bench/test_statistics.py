@@ -6,6 +6,7 @@ import statistics
 import pytest
 import torch
 
+from nvsm_lightning.bench.split_tables import split_row
 from nvsm_lightning.bench.statistics import (
     METRICS,
     Pictures,
@@ -110,3 +111,20 @@ def test_spread_and_better_draws():
     assert cell.draws_high - cell.mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)  # t of 2 degrees of freedom
     assert better_draws([0.5, -1.0, 0.0]) == 1
     assert better_draws([0.5, -1.0, 0.0], "med_err_deg") == 1
+
+
+def test_samples_without_a_picture_of_some_draw_leave_no_hole_in_the_interval():
+    """Two draws that tested two pictures each: many bootstrap samples hold none of a draw."""
+    row = {(0, 0, "a"): 1.0, (0, 0, "b"): 50.0, (1, 0, "c"): 5.0, (1, 0, "d"): 170.0}
+    pictures = Pictures.of([row])
+    cells = row_cells(pictures, pictures.errors(row, range(2)))
+    assert cells["acc_pi_6"].mean == 50.0
+    for cell in cells.values():
+        assert math.isfinite(cell.low) and math.isfinite(cell.high) and cell.low <= cell.mean <= cell.high
+
+
+def test_an_object_that_some_draw_did_not_test_has_no_column():
+    errors = {"car 1": {(0, 0, "a"): 1.0, (1, 0, "b"): 2.0}, "car 2": {(0, 0, "c"): 3.0}}
+    row = split_row("7", "nvsm", errors, (0, 1))
+    assert set(row.counts) == {"car 1"} and row.cells["acc_pi_6", "mean"].mean == 100.0
+    assert not split_row("7", "nvsm", {"car 2": errors["car 2"]}, (0, 1)).cells

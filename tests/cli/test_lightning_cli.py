@@ -159,6 +159,15 @@ def test_a_new_fit_in_an_old_folder_leaves_nothing_of_the_old_one(place, tmp_pat
     assert (tmp_path / "checkpoints" / "previous.ckpt").read_text() == "old"
 
 
+def test_a_file_that_speaks_of_another_method_does_not_stop_a_test(fitted, place, tmp_path):
+    """kitti.yaml has settings of NeMo's model, and any method may be tested on KITTI: the checkpoint's own count."""
+    other = tmp_path / "other.yaml"
+    other.write_text("model: {init_args: {space: {azimuths: 36}}}\nreport: {overlays: 0}\n")
+    words = ["--config", str(other), "--ckpt_path", str(fitted / "checkpoints" / "last.ckpt")]
+    cli = nvsm(place, "test", *words, "--run_dir", str(tmp_path / "tested"))
+    assert isinstance(cli.model, MeanPose) and not list((tmp_path / "tested").glob("media/*"))
+
+
 def test_ctrl_c_in_a_fit_says_how_to_go_on(place, tmp_path, monkeypatch, capsys):
     def interrupt(self, *batch):
         raise KeyboardInterrupt

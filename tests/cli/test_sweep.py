@@ -52,6 +52,8 @@ def test_a_wrong_parameter_ends_the_sweep_before_its_first_fit(tmp_path, capsys,
         (["gone.yaml"], "there is no file gone.yaml"),
         ([str(SHIPPED[0]), "--run_dir", "x"], "--run_dir is set by the sweep itself"),
         ([str(SHIPPED[0]), "--data.test_on=test"], "--data.test_on is set by the sweep itself"),
+        ([str(SHIPPED[0]), "--engine", "wandb", "--run_dir", "x"], "--run_dir is set by the sweep itself"),
+        ([str(SHIPPED[0]), "--engine", "wandb", "--out", "x"], "--out: of --engine local only"),
         ([str(SHIPPED[0]), "--model.selection.gate", "margin"], "--model.selection.gate is swept"),
     ],
 )
