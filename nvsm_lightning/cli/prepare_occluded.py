@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from jsonargparse import ArgumentParser, Namespace
-from PIL import Image
+from PIL import Image, ImageOps
 
 import nvsm_lightning.data
 from nvsm_lightning.bench.localise import data_of
@@ -192,7 +192,8 @@ def _one(
     record: Record, meshes: list[Mesh], kind: str, cut_outs: list[CutOut], level: Level, seed: int
 ) -> tuple[Occluded | None, np.ndarray, str]:
     with open_picture(record.image) as picture:
-        colours = np.asarray(picture.convert("RGB"))
+        upright = ImageOps.exif_transpose(picture) if record.turned else picture
+        colours = np.asarray(upright.convert("RGB"))
     region = object_region(record, (colours.shape[0], colours.shape[1]), meshes)
     # By key, so that a picture's occluders do not depend on which others are there.
     random = np.random.default_rng([seed, level.foreground, level.background, zlib.crc32(record.key.encode())])

@@ -137,7 +137,10 @@ def describe_pictures(trainer: Any, loader: Iterable[Any]) -> Float[Tensor, "pic
     if not hasattr(method, "describe"):
         raise ConfigError("--data.anchors kmeans needs a method that describes pictures: NeMo or NVSM.")
     assert method is not None
+    was_training = method.training
+    method.eval()  # a picture is described whatever others are there
     features = torch.cat([method.describe(batch) for batch in loader])
+    method.train(was_training)
     return trainer.strategy.broadcast(features) if trainer.world_size > 1 else features
 
 

@@ -220,7 +220,7 @@ def object_record(root: Path, image: Path, place: int, item: Item, view: View, p
         distance=view.distance,
         focal_px=view.focal_px,
         principal=view.principal,
-        box=view.box,
+        box=view.box or item.box,  # beside a camera, for pools of other sets, which may be cut by boxes
         group=f"cad {item.cad_index}",
         subtype=item.cad_index,
         occlusion=item.state,

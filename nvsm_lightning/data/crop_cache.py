@@ -21,7 +21,7 @@ from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.cameras import Camera
 
-LAYOUT = 1  # part of every name: another layout, or another way of cutting crops, finds nothing old
+LAYOUT = 2  # part of every name: another layout, or another way of cutting crops, finds nothing old
 NUMBERS = (1, 1, 2, 4, 4)  # of a camera's tensors
 CRC = 4  # bytes
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from nvsm_lightning.data.record import Record
@@ -51,10 +51,12 @@ class CropSpec:
             raise ConfigError(f"Crop sizes and scales must be positive; got {self}.")
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the file's head, without decoding it. Raises DataError if there is no readable picture."""
+def picture_size(path: Path, turned: bool = False) -> tuple[int, int]:
+    """(width, height) from the file's head, without decoding it, of a ``turned`` picture upright by its EXIF tag.
+    Raises DataError if there is no readable picture."""
     with open_picture(path) as image:
-        return image.size
+        on_its_side = turned and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size[::-1] if on_its_side else image.size
 
 
 @contextmanager
@@ -152,12 +154,26 @@ def _resample(
         shrink = 2 ** round(math.log2(full_width / picture.size[0]))
         region = np.array((left + j0 / scale, top + i0 / scale, left + j1 / scale, top + i1 / scale)) / shrink
         region = np.clip(region, 0, (*picture.size, *picture.size))
-        rgb = picture.convert("RGB")
-        part = rgb.resize((j1 - j0, i1 - i0), Image.Resampling.BILINEAR, box=tuple(region), reducing_gap=3.0)
+        part = colours(picture).resize(
+            (j1 - j0, i1 - i0), Image.Resampling.BILINEAR, box=tuple(region), reducing_gap=3.0
+        )
         crop[i0:i1, j0:j1] = np.asarray(part)
     else:
         picture.load()  # a damaged file is reported even where nothing of it is shown
     return torch.from_numpy(crop).permute(2, 0, 1).contiguous()
+
+
+def colours(picture: Image.Image) -> Image.Image:
+    """As RGB: 16 bits of grey as 8, and the fill where it is transparent."""
+    if picture.mode.startswith("I"):  # of which Pillow makes white
+        grey = np.asarray(picture).astype(np.float64)
+        picture = Image.fromarray((grey / (257 if grey.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    rgba = picture.convert("RGBA")
+    rgb = Image.new("RGB", rgba.size, FILL)
+    rgb.paste(rgba, mask=rgba.getchannel("A"))
+    return rgb
 
 
 def canonical_mask(

@@ -58,6 +58,7 @@ def pool_from(sources: "Sequence[PoseData]", labelled: Sequence[Record], seed: i
 
 
 def _as_pool(record: Record, name: str, boxed: bool) -> Record:
-    record = replace(record, key=f"{name}:{record.key}", source=name, group=f"{name} {record.group}")
+    group = f"{name} {record.group}" if record.group else ""
+    record = replace(record, key=f"{name}:{record.key}", source=name, group=group)
     # Without a box the whole picture is one; the assumed distance is then that of the set they join.
     return replace(record, distance=None, focal_px=None, principal=None, warp=None) if boxed else record

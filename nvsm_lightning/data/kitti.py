@@ -151,6 +151,7 @@ class KITTI(PublishedData):
             focal_px=focal,
             principal=principal,
             warp=warp,
+            box=label.box,  # for pools of other sets, which may be cut by boxes
             occlusion=OCCLUSION[label.occluded],
         )
         return checked(record, where)

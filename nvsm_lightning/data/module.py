@@ -108,10 +108,8 @@ class PoseData(LightningDataModule):
         self.pool_limit, self.extra_pool = pool_limit, check_sources(extra_pool, category)
         self.crop_cache = None if crop_cache is None else CropCache(Path(crop_cache))
         self._memory = CropMemory(1000 if keep_crops is True else int(keep_crops), self.crop_cache)
-        self.labelled: list[Record] = []
-        self.pool: list[Record] = []
-        self.val: list[Record] = []
-        self.test: list[Record] = []
+        self.labelled, self.pool = list[Record](), list[Record]()
+        self.val, self.test = list[Record](), list[Record]()
         self.skipped: list[tuple[str, str]] = []
         self._everything: list[Record] = []
         self.round = -1
@@ -128,8 +126,11 @@ class PoseData(LightningDataModule):
         """The test part from another folder: of this layout, or made by ``nvsm prepare occluded`` from any set."""
         from nvsm_lightning.data.pose_csv import OCCLUSION_FILE, PoseCSV  # which is a PoseData itself
 
-        made = (root / OCCLUSION_FILE).is_file()
-        return (PoseCSV(str(root), category=self.category) if made else self).read(root, test_only=True)
+        if not (root / OCCLUSION_FILE).is_file():
+            return self.read(root, test_only=True)
+        made = PoseCSV(str(root), category=self.category)
+        made.upright = False  # another reader has turned them before they were stored
+        return made.read(root, test_only=True)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data set and draw the labels, once; ``predict`` with a folder needs no data set."""
@@ -142,8 +143,7 @@ class PoseData(LightningDataModule):
             return self._divide([], stage)
         known = sum(record.part in ("train", "") and record.viewpoint is not None for record in self._everything)
         count = min(self.labels, known) if finished else self.labels  # a finished model needs none
-        way = self.anchors, self._everything, count, self.seed, self._described, self.mirror
-        chosen = choose_anchors(*way)
+        chosen = choose_anchors(self.anchors, self._everything, count, self.seed, self._described, self.mirror)
         require_poses(chosen, Path(getattr(self.trainer, "default_root_dir", ".")), self._place()[0] == 0)
         self._divide(chosen, stage)
 

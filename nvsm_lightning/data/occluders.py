@@ -107,7 +107,9 @@ def _read_yolo(labels: list[Path], folder: Path, smallest: int) -> tuple[list[Cu
     found, left = [], []
     for file in labels:
         stem = Path(*["images" if part == "labels" else part for part in file.with_suffix("").parts])
-        image = next((path for path in (stem.with_suffix(end) for end in PICTURES) if path.is_file()), None)
+        ends = [*PICTURES, *(end.upper() for end in PICTURES)]
+        # not with_suffix: names such as a_jpg.rf.1b2c have dots of their own
+        image = next((path for path in (stem.with_name(f"{stem.name}{end}") for end in ends) if path.is_file()), None)
         rows = _polygons(file, len(names))
         where = file.relative_to(folder).as_posix()
         if image is None:
@@ -135,7 +137,8 @@ def _read_yolo(labels: list[Path], folder: Path, smallest: int) -> tuple[list[Cu
 
 def _names(folder: Path) -> list[str]:
     for file in sorted(folder.rglob("*.yaml")):
-        names = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("names")
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        names = content.get("names") if isinstance(content, dict) else None
         if names:
             return [str(name) for name in (names.values() if isinstance(names, dict) else names)]
     return list(COCO)

@@ -91,10 +91,17 @@ def part_of_pool(usable: Sequence[int], count: int, round: int, seed: int) -> li
 def folder_records(folder: Path, category: str, option: str) -> list[Record]:
     """All pictures below a folder, without labels, by name. Raises DataError, which names ``option``, if there are
     none."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES]
+    for path in files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{option}: the name of {str(path)!a} is no UTF-8, as no table could hold it; rename it."
+            ) from error
     records = [
         Record(image=path, key=path.relative_to(folder).as_posix(), category=category, part="test", turned=True)
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in PICTURES
+        for path in files
     ]
     if not records:
         raise DataError(f"{folder} holds no pictures ({', '.join(PICTURES)}); give another {option}.")
@@ -124,7 +131,7 @@ def check_boxes(records: Sequence[Record]) -> None:
         if record.box is None:
             continue
         try:
-            size = picture_size(record.image)
+            size = picture_size(record.image, record.turned)
         except DataError:
             continue
         check_box_inside(record, size, record.key)

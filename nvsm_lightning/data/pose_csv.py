@@ -21,7 +21,8 @@ OCCLUSION_FILE = "occlusion.json"  # in a folder made by `nvsm prepare occluded`
 
 
 class PoseCSV(PoseData):
-    """Pictures with a CSV table of poses.
+    """Pictures with a CSV table of poses. They are turned upright by their EXIF tag, as viewers show them: poses and
+    boxes are of that picture.
 
     Columns (any order; others are ignored; ``,`` ``;`` or tab between them):
 
@@ -53,6 +54,7 @@ class PoseCSV(PoseData):
     """
 
     name = "csv"
+    upright = True  # pictures are turned by their EXIF tag first, as every viewer shows them
 
     def __init__(
         self,
@@ -131,6 +133,7 @@ class PoseCSV(PoseData):
             principal=None if camera is None else (camera[1], camera[2]),
             box=_numbers(row, BOX, where),  # type: ignore[arg-type]
             group=row.get(self.group_column.lower(), ""),
+            turned=self.upright,
             subtype=0 if subtype is None else int(subtype[0]),
         )
         check_record(record, where)

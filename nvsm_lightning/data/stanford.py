@@ -14,6 +14,7 @@ class StanfordCars(PoseCSV):
     """
 
     name = "stanford_cars"
+    upright = False  # its labels are of the pictures as stored
 
     def __init__(self, root: str, images: str = "images", group_column: str = "class_id", **kwargs) -> None:
         super().__init__(root, images=images, group_column=group_column, **kwargs)

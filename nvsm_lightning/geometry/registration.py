@@ -84,6 +84,7 @@ def _spread(uv: Tensor, points: Tensor, depths: Tensor, weights: Tensor) -> Floa
 
 def _extent(vertices: Tensor, rotation: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest coordinates of a mesh in the plane at depth 1, each ``[batch, 1, 2]``."""
-    in_camera = vertices.to(rotation) @ rotation.mT
+    with torch.autocast(rotation.device.type, enabled=False):  # bf16 has 8 bits
+        in_camera = vertices.to(rotation) @ rotation.mT
     plane = in_camera[..., :2] / (in_camera[..., 2] + distance[:, None]).clamp_min(1e-3)[..., None]
     return plane.amin(1, keepdim=True), plane.amax(1, keepdim=True)

@@ -95,6 +95,11 @@ class PoseMethod(LightningModule):
         """Take it back."""
         self.calibration = Calibration.load(checkpoint)
 
+    def asks_mirror(self) -> bool:
+        """Whether the mirror image of a picture is asked too: ``mirror_average``, unless left and right differ."""
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        return bool(getattr(self, "mirror_average", False)) and getattr(data, "mirror", True)
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Poses of a batch; the report callback collects them."""
         return self.predict_step(batch, batch_idx)

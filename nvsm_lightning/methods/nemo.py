@@ -97,7 +97,7 @@ class NeMo(PoseMethod):
         """The same with all scored poses."""
         subtype = batch.get("subtype") if self.oracle_subtype else None
         estimate = self.model.estimate(batch["image"], batch["camera"], subtype)
-        if self.mirror_average:
+        if self.asks_mirror():
             estimate = self.model.mirror_estimate(batch["image"], batch["camera"], estimate, subtype)
         return estimate
 

@@ -373,6 +373,7 @@ class NeuralMesh(nn.Module):
         )
         one_peak = (viewpoint_error(found, estimate.viewpoint) < SAME) & estimate.loss.isfinite()
         middle = estimate.viewpoint + wrap_angle(found - estimate.viewpoint) / 2
+        one_peak &= viewpoint_error(middle, estimate.viewpoint) < SAME  # seen from above, angles may wrap two ways
         return PoseEstimate(
             torch.where(one_peak[:, None], middle, torch.where(better[:, None], found, estimate.viewpoint)),
             torch.minimum(mirrored.loss, estimate.loss),

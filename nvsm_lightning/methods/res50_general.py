@@ -98,7 +98,7 @@ class Res50General(PoseMethod):
     def estimate(self, batch: dict[str, Any]) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, " batch"]]:
         """Centres of the likeliest bins, and the negative log-likelihood of these bins."""
         scores = self.scores(batch["image"], batch)
-        if self.mirror_average:
+        if self.asks_mirror():
             scores = (scores + mirrored_scores(self.scores(batch["image"].flip(-1), batch))) / 2
         best, bins = scores.log_softmax(-1).max(-1)
         return self.bins.decode(bins), -best.sum(-1)

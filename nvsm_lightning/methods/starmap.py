@@ -122,7 +122,7 @@ class StarMap(PoseMethod):
     def estimate(self, batch: dict[str, Any]) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, " batch"]]:
         """Viewpoints, and the root mean square that the fit leaves, CAD units."""
         viewpoint, left = self._fit(batch["image"], batch["camera"])
-        if self.mirror_average:
+        if self.asks_mirror():
             image = batch["image"].flip(-1)
             other, other_left = self._fit(image, mirror_camera(batch["camera"], image.shape[-1]))
             better = other_left < left

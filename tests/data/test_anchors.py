@@ -30,7 +30,7 @@ def make(folder, anchors: str, stage: str = "fit", resumed: str | None = None, *
     settings = {"labels": 6, "label_seed": 0, "crop": SPEC, "batch_size": 4, "epoch_images": 16}
     data = PoseCSV(str(folder), anchors=anchors, **(settings | changes))
     state = SimpleNamespace(fn=TrainerFn(stage))
-    model = SimpleNamespace(describe=describe)
+    model = SimpleNamespace(describe=describe, training=True, eval=lambda: None, train=lambda mode: None)
     data.trainer = SimpleNamespace(
         lightning_module=model, global_rank=0, world_size=1, state=state, default_root_dir=str(folder),
         resumed_from=resumed,

@@ -7,7 +7,7 @@ import torch
 from layouts import truncate, write_picture
 from PIL import Image
 
-from nvsm_lightning.data.crops import FILL, CropSpec, canonical_crop, picture_size
+from nvsm_lightning.data.crops import FILL, CropSpec, canonical_crop, colours, picture_size
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.geometry.cameras import Camera, project
@@ -160,3 +160,18 @@ def test_damaged_pictures_are_named(tmp_path) -> None:
 def test_senseless_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="positive"):
         CropSpec(height=0)
+
+
+def test_sixteen_bits_of_grey_and_transparency(tmp_path) -> None:
+    """Pillow makes white of the first, and of the second the colour that nobody sees."""
+    grey = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    with Image.open(tmp_path / "deep.png") as picture:
+        found = np.asarray(colours(picture))
+    assert found.shape == (40, 60, 3) and np.abs(found[..., 0] - grey / 257).max() <= 1
+    rgba = np.zeros((40, 60, 4), np.uint8)
+    rgba[10:30, 10:50] = (200, 100, 50, 255)
+    Image.fromarray(rgba).save(tmp_path / "cut.png")
+    with Image.open(tmp_path / "cut.png") as picture:
+        found = np.asarray(colours(picture))
+    assert tuple(found[0, 0]) == FILL and tuple(found[20, 20]) == (200, 100, 50)

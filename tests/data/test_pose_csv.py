@@ -1,7 +1,9 @@
 import pytest
 from layouts import degrees, pose_rows
+from PIL import Image
 
-from nvsm_lightning.data import PoseCSV, StanfordCars
+from nvsm_lightning.data import CropSpec, PoseCSV, StanfordCars
+from nvsm_lightning.data.crops import canonical_crop
 from nvsm_lightning.data.parts import assign_parts
 from nvsm_lightning.errors import DataError
 
@@ -169,6 +171,18 @@ def test_pictures_of_another_category_are_not_taken_from_the_folder(write_csv) -
     rows[2]["azimuth_deg"] = "n/a"  # nothing of it is read
     folder = write_csv(rows)
     assert [record.key for record in read(folder, unlabelled=str(folder))] == ["000.jpg", "001.jpg"]
+
+
+def test_pictures_of_a_table_stand_upright_as_viewers_show_them(write_csv) -> None:
+    folder = write_csv([row | {"x1": 0, "y1": 0, "x2": 30, "y2": 60} for row in pose_rows(7)])
+    exif = Image.Exif()
+    exif[274] = 6  # a phone held upright
+    for file in folder.glob("*.jpg"):
+        Image.new("RGB", (64, 32)).save(file, exif=exif)
+    data = PoseCSV(str(folder), labels=3, crop=CropSpec(32, 64, 50.0))
+    data.setup("fit")  # the boxes fit 32 x 64, not the 64 x 32 of the file
+    record = data.labelled[0]
+    assert record.turned and canonical_crop(record.image, record, data.crop)[1].box.isfinite().all()
 
 
 def test_a_table_written_on_windows_and_columns_in_capitals(write_csv) -> None:
