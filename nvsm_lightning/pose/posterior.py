@@ -51,10 +51,14 @@ class Axis:
         return cumulative(self.edges, self.angle).diff()
 
     def find(self, x: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-        """The cell that an angle in radians falls into; -1 outside."""
-        if self.angle != 1:
+        """The cell that an angle in radians falls into; -1 outside. A pole is in the last one before it."""
+        if self.angle == 1:
+            x = x.clamp(-math.pi / 2, math.pi / 2)
+        else:
             x = self.edges[0] + (x - self.edges[0]) % TURN
         cell = torch.bucketize(x.contiguous(), self.edges, right=True) - 1
+        if self.angle == 1:
+            cell = torch.where(x == self.edges[-1], len(self.values) - 1, cell)
         return torch.where(cell < len(self.values), cell, -1)
 
 
@@ -254,7 +258,7 @@ def _finer(
     if angle and count == 1:
         values = axis.values + share * axis.edges.diff()
         bowl = curvature.clamp_min(0.0)[:, None] * (values - axis.values) ** 2 / 2
-        return make_axis(values, angle), dense + bowl.view(-1, *[FINER if each == angle else 1 for each in range(3)])
+        return _below_poles(values, dense + bowl.view(-1, *[FINER if each == angle else 1 for each in range(3)]), angle)
     before, after = axis.values - axis.values.roll(1), axis.values.roll(-1) - axis.values
     previous, following = dense.roll(1, 1 + angle), dense.roll(-1, 1 + angle)
     if angle == 0:
@@ -265,7 +269,17 @@ def _finer(
         following.select(1 + angle, -1).copy_(dense.select(1 + angle, -1))
     values = axis.values[:, None] + torch.where(share < 0, before[:, None], after[:, None]) * share
     loss = [dense * (1 - abs(each)) + (previous if each < 0 else following) * abs(each) for each in share.tolist()]
-    return make_axis(values.flatten(), angle), torch.stack(loss, 2 + angle).flatten(1 + angle, 2 + angle)
+    return _below_poles(values.flatten(), torch.stack(loss, 2 + angle).flatten(1 + angle, 2 + angle), angle)
+
+
+def _below_poles(
+    values: Float[Tensor, " cell"], loss: Float[Tensor, "batch azimuth elevation theta"], angle: int
+) -> tuple[Axis, Float[Tensor, "batch azimuth elevation theta"]]:
+    """The axis of these values, and the losses, without elevations beyond straight above or below: there is nothing."""
+    if angle == 1:
+        inside = (values.abs() <= math.pi / 2 + 1e-6).nonzero()[:, 0]
+        values, loss = values[inside], loss.index_select(1 + angle, inside)
+    return make_axis(values, angle), loss
 
 
 def _nearest(axis: Axis, x: Float[Tensor, "batch mode"]) -> Int[Tensor, "batch mode"]:

@@ -16,6 +16,7 @@ SPACES = {
     "circle": (PoseSpace(12, [5.0], [0.0]), AZIMUTH),
     "two fixed elevations": (PoseSpace(12, [0.0, 20.0], [0.0]), AZIMUTH),
     "sphere": (PoseSpace(12, [0.0, 15.0, 30.0], [0.0]), torch.tensor([True, True, False])),
+    "up to the pole": (PoseSpace(12, [0.0, 22.5, 45.0, 67.5, 90.0], [0.0]), torch.tensor([True, True, False])),
     "part of SO(3)": (PoseSpace(12, [-6.0, 9.0, 24.0], [0.0]), ALL),
     "all of SO(3)": (PoseSpace(8, [-75.0, -45.0, -15.0, 15.0, 45.0, 75.0], [-180.0, -90.0, 0.0, 90.0]), ALL),
 }
@@ -151,6 +152,16 @@ def test_the_density_of_rendered_pictures_peaks_at_the_truth(scene):
     assert (truth > math.log(100)).all()
     near = viewpoint_error(posterior.draws(), scene.viewpoint[:, None].double()) < math.radians(15)
     assert (near.double().mean(1) > 0.5).all()
+
+
+def test_cells_end_at_the_pole_and_hold_it():
+    space, free = SPACES["up to the pole"]
+    posterior = pose_posterior(scored(space), free, 0.05)
+    elevation = posterior.axes[1]
+    assert (elevation.edges.diff() > 0).all() and elevation.edges[-1] == math.pi / 2
+    assert (elevation.measure > 0).all() and (posterior.cell_mass >= 0).all()
+    above = torch.tensor([math.pi / 2, math.pi / 2 + 1e-3], dtype=torch.double)  # float32's pi/2 lies beyond
+    assert elevation.find(above).tolist() == [len(elevation.values) - 1] * 2
 
 
 def test_a_mode_that_was_refined_beyond_the_pole_has_a_distribution():
