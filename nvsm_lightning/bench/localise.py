@@ -28,6 +28,7 @@ from nvsm_lightning.methods.base import PoseMethod
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.methods.neural_mesh import NeuralMesh
 from nvsm_lightning.metrics.occlusion import HIDDEN, SEEN, mask_cells, occluder_iou, occlusion_metrics
+from nvsm_lightning.report.callback import PLACED
 from nvsm_lightning.report.gallery import contact_sheet
 from nvsm_lightning.report.overlays import PREDICTED, TRUTH, captioned, tinted
 from nvsm_lightning.report.results import write_json
@@ -127,13 +128,16 @@ def occlusion_sheet(
     return contact_sheet(drawn, title, columns=3)
 
 
-def predicted(test: Path) -> dict[str, tuple[float, float, float]]:
-    """{key: estimated viewpoint in radians} of a test whose poses are all known."""
+def predicted(test: Path) -> dict[str, tuple[float, ...]]:
+    """{key: estimated viewpoint in radians, and placement of the object in crop pixels} of a test whose poses are all
+    known."""
     with (test / "tables" / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = ("azimuth_deg", "elevation_deg", "theta_deg")
     angles = torch.tensor([[float(row[name] or "nan") for name in names] for row in rows], dtype=torch.double)
-    return {row["key"]: tuple(pose) for row, pose in zip(rows, angles.deg2rad().tolist(), strict=True)}
+    places = [[float(row.get(name) or 0.0) for name in PLACED] for row in rows]
+    poses = zip(angles.deg2rad().tolist(), places, strict=True)
+    return {row["key"]: (*pose, *place) for row, (pose, place) in zip(rows, poses, strict=True)}
 
 
 def _test_records(config: dict[str, Any]) -> dict[str, Record]:
@@ -148,7 +152,7 @@ def _test_records(config: dict[str, Any]) -> dict[str, Record]:
 def _maps(
     model: NeuralMesh,
     records: dict[str, Record],
-    poses: dict[str, tuple[float, float, float]],
+    poses: dict[str, tuple[float, ...]],
     keys: Sequence[str],
     spec: CropSpec,
 ) -> tuple[Float[Tensor, "batch h w"], Bool[Tensor, "batch h w"], Bool[Tensor, "batch h w"]]:
@@ -156,13 +160,15 @@ def _maps(
     crops = [canonical_crop(records[key].image, records[key], spec) for key in keys]
     image = torch.stack([picture for picture, _ in crops]).float() / 255
     camera = Camera.stack([camera for _, camera in crops])
-    occlusion = model.occlusion(image, camera, torch.tensor([poses[key] for key in keys]))
+    found = torch.tensor([poses[key] for key in keys])
+    placement = found[:, 3:] / found.new_tensor([1.0, STRIDE, STRIDE])  # in cells of the map
+    occlusion = model.occlusion(image, camera, found[:, :3], placement)
     masks = []
     for key in keys:
-        found = read_masks(records[key].image)
-        if found is None:
+        both = read_masks(records[key].image)
+        if both is None:
             raise DataError(f"{records[key].image} has no annotation with the masks of its occluders; make it again.")
-        masks.append(torch.stack([canonical_mask(mask, records[key], spec) for mask in found]))
+        masks.append(torch.stack([canonical_mask(mask, records[key], spec) for mask in both]))
     occluder, region = torch.stack(masks).unbind(1)
     return occlusion, mask_cells(occluder, STRIDE), mask_cells(region, STRIDE)
 

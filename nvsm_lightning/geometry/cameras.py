@@ -56,6 +56,14 @@ class Camera:
         distance, focal, principal, box, frame = self.tensors()
         return Camera(distance, focal * factor, principal * factor, box * factor, frame * factor)
 
+    def placed(self, placement: Float[Tensor, "batch 3"]) -> "Camera":
+        """The camera of an object that stands elsewhere than its labels say: ``placement`` is the logarithm of a factor
+        on its distance and a shift (u, v) in the picture, in this camera's pixels.
+        """
+        distance, focal, principal, box, frame = self.tensors()
+        shift = placement[:, 1:]
+        return Camera(distance * placement[:, 0].exp(), focal, principal + shift, box + shift.repeat(1, 2), frame)
+
     def shows(self, size: tuple[int, int]) -> Bool[Tensor, "batch height width"]:
         """Cells of a map of (height, width) whose centre lies in the stored picture; for cameras in map pixels."""
         x1, y1, x2, y2 = (edge[:, None, None] for edge in self.tensors()[-1].unbind(-1))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from nvsm_lightning.features.backbone import STRIDE
 from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.geometry.meshes import Mesh
 from nvsm_lightning.methods.calibration import Calibration, ScoredPictures
@@ -110,12 +111,14 @@ class PoseMethod(LightningModule):
         """
         start = time.perf_counter()
         viewpoint, loss, found = self.solve(batch)
-        posterior = {}
+        posterior, placement = {}, {}
+        if found is not None and found.placement is not None:  # in pixels of the crop
+            placement = {"placement": found.placement * found.placement.new_tensor([1.0, STRIDE, STRIDE])}
         if found is not None:
             temperature = self.calibration.temperature
             posterior = describe_posterior(found.scored, viewpoint, batch["viewpoint"], self.measured, temperature)
         seconds = (time.perf_counter() - start) / len(viewpoint)
         return {
             "index": batch["index"], "viewpoint": viewpoint, "truth": batch["viewpoint"], "loss": loss,
-            "seconds": torch.full_like(loss, seconds), "posterior": posterior,
+            "seconds": torch.full_like(loss, seconds), "posterior": posterior, **placement,
         }  # fmt: skip

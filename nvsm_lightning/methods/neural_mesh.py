@@ -21,12 +21,11 @@ from nvsm_lightning.features.bank import FeatureBank
 from nvsm_lightning.features.reading import read_points
 from nvsm_lightning.geometry.cameras import Camera, mirror_camera, project
 from nvsm_lightning.geometry.meshes import Mesh
-from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, rotation_from_viewpoint, viewpoint_error, wrap_angle
-from nvsm_lightning.matching.matcher import mirrored_poses
+from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.methods.category_mesh import MeshSpec, category_meshes
+from nvsm_lightning.methods.mirrored import better_of
 from nvsm_lightning.pose.likelihood import Evidence, gather_evidence, occlusion_map, pose_loss
-from nvsm_lightning.pose.posterior import SAME
 from nvsm_lightning.pose.solver import PoseEstimate, ScoredPoses, SolverSettings, searched_space, solve, start_losses
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer, rasterize
@@ -320,9 +319,12 @@ class NeuralMesh(nn.Module):
             found[0].scored.grid, chosen(lambda each: each.scored.grid_loss),
             chosen(lambda each: each.scored.mode), chosen(lambda each: each.scored.mode_loss),
         )  # fmt: skip
+        free = found[0].placement is not None
+        placement = chosen(lambda each: each.placement) if free else None  # type: ignore[arg-type, return-value]
         return PoseEstimate(
-            chosen(lambda each: each.viewpoint), chosen(lambda each: each.loss), chosen(lambda each: each.start), scored
-        )
+            chosen(lambda each: each.viewpoint), chosen(lambda each: each.loss), chosen(lambda each: each.start),
+            scored, placement,
+        )  # fmt: skip
 
     @torch.no_grad()
     def start_losses(
@@ -339,15 +341,21 @@ class NeuralMesh(nn.Module):
 
     @torch.no_grad()
     def occlusion(
-        self, image: Float[Tensor, "batch 3 height width"], camera: Camera, viewpoint: Float[Tensor, "batch 3"]
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        camera: Camera,
+        viewpoint: Float[Tensor, "batch 3"],
+        placement: Float[Tensor, "batch 3"] | None = None,
     ) -> Float[Tensor, "batch h w"]:
-        """Occlusion map at a pose, see :func:`nvsm_lightning.pose.likelihood.occlusion_map`; of several meshes the
-        likeliest. 0 also in the fill around the picture, where there is nothing to be seen or hidden.
+        """Occlusion map at a pose (and ``placement`` in map pixels, where the solver found one), see
+        :func:`nvsm_lightning.pose.likelihood.occlusion_map`; of several meshes the likeliest. 0 also in the fill around
+        the picture, where there is nothing to be seen or hidden.
         """
         feature_map = self.features(image)
         best = self.likeliest(feature_map, viewpoint, camera.scaled(1 / STRIDE)) if len(self.meshes) > 1 else None
         below = self.bank_settings.hidden_below
-        maps = [occlusion_map(found, viewpoint, renderer, below) for found, renderer in self._all(feature_map, camera)]
+        evidence = self._all(feature_map, camera)
+        maps = [occlusion_map(found, viewpoint, renderer, below, placement) for found, renderer in evidence]
         found = maps[0] if best is None else torch.stack(maps)[best, torch.arange(len(best), device=best.device)]
         return found * camera.scaled(1 / STRIDE).shows((found.shape[-2], found.shape[-1]))
 
@@ -362,24 +370,7 @@ class NeuralMesh(nn.Module):
         """The better, by loss, of ``estimate`` and the pose of the mirrored picture mirrored back, or the
         middle of both where they stand at one peak: symmetric categories only.
         """
-        mirrored = self.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]), subtype)
-        better, found = mirrored.loss < estimate.loss, mirror_viewpoint(mirrored.viewpoint)
-        other, own = mirrored.scored, estimate.scored
-        scored = ScoredPoses(
-            own.grid,
-            torch.where(better[:, None], other.grid_loss[:, mirrored_poses(own.grid)], own.grid_loss),
-            torch.where(better[:, None, None], mirror_viewpoint(other.mode), own.mode),
-            torch.where(better[:, None], other.mode_loss, own.mode_loss),
-        )
-        one_peak = (viewpoint_error(found, estimate.viewpoint) < SAME) & estimate.loss.isfinite()
-        middle = estimate.viewpoint + wrap_angle(found - estimate.viewpoint) / 2
-        one_peak &= viewpoint_error(middle, estimate.viewpoint) < SAME  # seen from above, angles may wrap two ways
-        return PoseEstimate(
-            torch.where(one_peak[:, None], middle, torch.where(better[:, None], found, estimate.viewpoint)),
-            torch.minimum(mirrored.loss, estimate.loss),
-            torch.where(better[:, None], mirror_viewpoint(mirrored.start), estimate.start),
-            scored,
-        )
+        return better_of(estimate, self.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]), subtype))
 
 
 @dataclass(frozen=True)

@@ -93,13 +93,6 @@ def gather_evidence(
         return Evidence(None, seen @ clutter_feature.float(), camera, seen, vertex_features.float())
 
 
-def placed(camera: Camera, placement: Float[Tensor, "batch 3"]) -> Camera:
-    """Cameras moved along their axis and in the picture; see :func:`object_scores`."""
-    distance, focal, principal, box, frame = camera.tensors()
-    shift = placement[:, 1:]
-    return Camera(distance * placement[:, 0].exp(), focal, principal + shift, box + shift.repeat(1, 2), frame)
-
-
 def object_scores(
     evidence: Evidence,
     viewpoint: Float[Tensor, "batch pose 3"],
@@ -121,7 +114,7 @@ def object_scores(
     batch, poses = viewpoint.shape[:2]
     camera = evidence.camera.expanded(poses)
     if placement is not None:
-        camera = placed(camera, placement.flatten(0, 1))
+        camera = camera.placed(placement.flatten(0, 1))
     item, cell, vertex, weight, mask = _drawn(viewpoint.flatten(0, 1), camera, renderer)
     # Flat look-ups into the table: only covered cells, no channel dimension.
     hw, vertices = evidence.table.shape[1:]
@@ -206,12 +199,17 @@ def shared_losses(
 
 
 def occlusion_map(
-    evidence: Evidence, viewpoint: Float[Tensor, "batch 3"], renderer: FeatureRenderer, hidden_below: float = -1.0
+    evidence: Evidence,
+    viewpoint: Float[Tensor, "batch 3"],
+    renderer: FeatureRenderer,
+    hidden_below: float = -1.0,
+    placement: Float[Tensor, "batch 3"] | None = None,
 ) -> Float[Tensor, "batch h w"]:
     """0 = background, 1 = object seen, 2 = object hidden: a covered cell is seen iff ``s_obj > s_clu`` (NeMo's
-    rule) and ``s_obj > hidden_below``; -1 leaves NeMo's rule alone.
+    rule) and ``s_obj > hidden_below``; -1 leaves NeMo's rule alone. ``placement`` as in :func:`object_scores`.
     """
-    score, mask = object_scores(evidence, viewpoint[:, None], renderer)
+    moved = None if placement is None else placement[:, None]
+    score, mask = object_scores(evidence, viewpoint[:, None], renderer, moved)
     hidden = score[:, 0] <= evidence.clutter.clamp_min(hidden_below)
     labels = torch.where(mask[:, 0], 1.0 + hidden, 0.0)
     return labels.view(-1, *renderer.size)

@@ -26,6 +26,7 @@ from nvsm_lightning.report.results import git_commit, measure, measure_guesses, 
 from nvsm_lightning.report.rows import PictureRows, Rows
 from nvsm_lightning.report.tables import Row, csv_table, markdown_table, rich_table
 
+PLACED = ("log_distance_factor", "shift_u_px", "shift_v_px")  # of Camera.placed, in pixels of the crop
 CONVENTION = (
     "PASCAL3D+: azimuth 0 shows the front and grows as the camera moves to the object's own left; elevation is "
     "positive above the object; theta turns the picture counter-clockwise"
@@ -143,7 +144,8 @@ class RunReport(Callback):
             pictures = []
             for position in chosen.tolist():
                 item = item_of(dataset, int(rows.index[position]))
-                poses = [(rows.truth[position], TRUTH), (rows.viewpoint[position], PREDICTED)]
+                found = torch.cat((rows.viewpoint[position], rows.placement[position]))
+                poses = [(rows.truth[position], TRUTH), (found, PREDICTED)]
                 picture = overlay(item["image"], item["camera"], mesh, poses, self.width)
                 azimuths = [f"{degrees(viewpoint[position, 0]):.0f}" for viewpoint in (rows.viewpoint, rows.truth)]
                 if rows.posterior:
@@ -170,7 +172,8 @@ class RunReport(Callback):
             return
         keys, mesh = keys_of(data_of(trainer), "predicted", None), mesh_of(pl_module)
         for row, index in enumerate(batch["index"].tolist()):
-            poses = [(outputs["viewpoint"][row], PREDICTED)]
+            parts = [outputs[name][row] for name in ("viewpoint", "placement") if name in outputs]
+            poses = [(torch.cat(parts), PREDICTED)]
             picture = overlay(batch["image"][row], batch["camera"][row : row + 1], mesh, poses, self.width)
             if posterior := outputs.get("posterior"):
                 picture = with_rose(picture, posterior, row, [float(outputs["viewpoint"][row, 0])])
@@ -347,7 +350,9 @@ def named(data: LightningDataModule, rows: Rows) -> tuple[list[str], list[str]]:
 
 
 def prediction_table(keys: list[str], groups: list[str], rows: Rows, truth: Tensor, error: Tensor) -> str:
-    """CSV, one line a test picture: key, predicted and true angles and error in degrees, loss, group."""
+    """CSV, one line a test picture: key, predicted and true angles and error in degrees, loss, group; what is known of
+    its distribution; and where the solver placed the object (:data:`PLACED`), if it was free to.
+    """
     names = ("azimuth_deg", "elevation_deg", "theta_deg")
     head = ("key", *names, *(f"true_{name}" for name in names), "error_deg", "loss", "group")
     predicted = torch.cat((rows.viewpoint[:, :1] % (2 * torch.pi), wrap_angle(rows.viewpoint[:, 1:])), -1)
@@ -357,6 +362,9 @@ def prediction_table(keys: list[str], groups: list[str], rows: Rows, truth: Tens
         for key, group, line in zip(keys, groups, numbers.tolist(), strict=True)
     ]
     more, columns = posterior_columns(rows.posterior)
+    if rows.placement.isfinite().any():
+        more, known = [*more, *PLACED], columns or [[]] * len(lines)
+        columns = [[*own, *where] for own, where in zip(known, rows.placement.tolist(), strict=True)]
     if more:
         pairs = zip(lines, columns, strict=True)
         lines = [(*line, *("" if value != value else f"{value:.4f}" for value in further)) for line, further in pairs]

@@ -57,21 +57,24 @@ def overlay(
     image: Float[Tensor, "3 height width"],
     camera: Camera,
     mesh: Mesh,
-    poses: Sequence[tuple[Float[Tensor, " 3"], Colour]],
+    poses: Sequence[tuple[Float[Tensor, "3_or_6"], Colour]],
     width: int = 384,
 ) -> Image.Image:
     """The picture (RGB in 0..1) with a cuboid for each (viewpoint in radians, colour), ``width`` pixels wide.
 
-    A viewpoint that is not finite is not drawn.
+    A viewpoint that is not finite is not drawn. It may be followed by the object's placement (``Camera.placed``, in
+    pixels of ``image``; NaN: where the camera says).
     """
     picture = to_image(image)
     canvas = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.BICUBIC)
     canvas = canvas.convert("RGBA")
     scale = width * SUPERSAMPLING / picture.width
-    for viewpoint, colour in poses:
+    for pose, colour in poses:
+        viewpoint, placement = pose[:3], pose[3:].nan_to_num()
         if not viewpoint.isfinite().all():
             continue
-        corners, arrow, far = project_cuboid(mesh, viewpoint, camera.scaled(scale))
+        seen = camera.placed(placement.to(camera.principal)[None]) if len(placement) else camera
+        corners, arrow, far = project_cuboid(mesh, viewpoint, seen.scaled(scale))
         tail, head = arrow.tolist()
         # Transparent in the colour itself: black would bleed into the edges when they are averaged.
         layer = Image.new("RGBA", (canvas.width * SUPERSAMPLING, canvas.height * SUPERSAMPLING), (*colour, 0))

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from nvsm_lightning.geometry.cameras import Camera, project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint, viewpoint_error
 from nvsm_lightning.pose import fused
-from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, gather_evidence, object_scores, placed
+from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, gather_evidence, object_scores
 from nvsm_lightning.pose.projection_kernel import place, pose_gradient
 from nvsm_lightning.pose.reference import grid_losses_torch, refine_torch
 from nvsm_lightning.pose.score_kernel import look_up, score, uncovered_loss
@@ -65,7 +65,7 @@ def test_loss_and_gradient_equal_autograd_in_double_precision(make_scene, boxed,
     renderer.vertices = renderer.vertices.double()
     pose = torch.cat((scene.viewpoint + OFFSET, torch.tensor([[0.03, 0.4, -0.7]]).expand(3, 3)), 1).double()
     camera = Camera(*(values.double() for values in scene.camera.tensors()))
-    uvz = project(renderer.vertices, rotation_from_viewpoint(pose[:, :3]), placed(camera, pose[:, 3:]))
+    uvz = project(renderer.vertices, rotation_from_viewpoint(pose[:, :3]), camera.placed(pose[:, 3:]))
     face_id = rasterize(uvz, renderer.faces, renderer.size, "torch")
     monkeypatch.setattr("nvsm_lightning.pose.likelihood.rasterize", lambda *_: face_id)
     by_hand = pose.clone().requires_grad_()

@@ -38,7 +38,7 @@ def record(number, group=""):
     return Record(None, f"{number}.jpg", "car", "test", tuple(TRUTH[number].tolist()), group=group)
 
 
-def report(folder, predicted, groups=("a", "a", "b"), **attributes):
+def report(folder, predicted, groups=("a", "a", "b"), further=None, **attributes):
     """Let the callback see a test of three pictures; returns its results, logger and the trainer."""
     records = [record(number, group) for number, group in enumerate(groups)]
     data = SimpleNamespace(test=records, labelled=records[:2], pool=[], name="cars", category="car", **attributes)
@@ -51,7 +51,7 @@ def report(folder, predicted, groups=("a", "a", "b"), **attributes):
     callback = RunReport(overlays=2, width=60)
     callback.on_test_start(trainer, module)
     outputs = {"index": torch.arange(3), "viewpoint": predicted, "truth": TRUTH, "loss": torch.zeros(3)}
-    callback.on_test_batch_end(trainer, module, {**outputs, "seconds": 0.3}, None, 0)
+    callback.on_test_batch_end(trainer, module, {**outputs, "seconds": 0.3, **(further or {})}, None, 0)
     callback.on_test_epoch_end(trainer, module)
     callback.teardown(trainer, module, "test")
     return json.loads((folder / "results.json").read_text()), trainer.loggers[0]
@@ -93,6 +93,13 @@ def test_a_broken_prediction_counts_and_is_written_down(tmp_path):
     assert results["azimuth_mae_deg"] == pytest.approx(60)
     lines = (tmp_path / "tables" / "predictions.csv").read_text().splitlines()
     assert lines[2].startswith("1.jpg,,,,")
+
+
+def test_where_the_solver_placed_the_object_is_written_down(tmp_path):
+    report(tmp_path, TRUTH, further={"placement": torch.tensor([[0.0, 8.0, 0.0], [0.0, -4.0, 0.0], [0.1, 0.0, 2.5]])})
+    lines = (tmp_path / "tables" / "predictions.csv").read_text().splitlines()
+    assert lines[0].endswith("group,log_distance_factor,shift_u_px,shift_v_px")
+    assert lines[1].endswith("a,0.0000,8.0000,0.0000") and lines[3].endswith("b,0.1000,0.0000,2.5000")
 
 
 def test_one_group_is_no_group(tmp_path):

@@ -73,3 +73,13 @@ def test_captions_stand_below_and_fit():
 def test_bytes_and_floats_give_the_same_picture():
     values = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
     assert to_image(values).tobytes() == to_image(values.float() / 255).tobytes()
+
+
+def test_a_placement_moves_the_cuboid_as_it_moves_the_object():
+    camera, pose, image = canonical_camera(200, 300, 200.0), viewpoint(40, 20, 10), torch.zeros(3, 200, 300)
+    placement = torch.tensor([0.1, 30.0, -5.0])
+    moved = overlay(image, camera, MESH, [(torch.cat((pose, placement)), PREDICTED)], 600)
+    expected = overlay(image, camera.placed(placement[None]), MESH, [(pose, PREDICTED)], 600)
+    unknown = overlay(image, camera, MESH, [(torch.cat((pose, placement * math.nan)), PREDICTED)], 600)
+    assert moved.tobytes() == expected.tobytes() != unknown.tobytes()
+    assert unknown.tobytes() == overlay(image, camera, MESH, [(pose, PREDICTED)], 600).tobytes()
