@@ -13,6 +13,7 @@ from nvsm_lightning.errors import ConfigError
 
 # those of a test cost time; neither Weights & Biases nor metrics.csv has anything that results.json lacks
 WITHOUT_LOGGERS = ("--trainer.logger", "false")
+COMPARED = "labelled_only"  # folder in a run: the fit that its guard has compared it with
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def find_runs(folders: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         if not folder.is_dir():
             raise ConfigError(f"--runs: there is no folder {folder}.")
         for file in sorted(folder.rglob("results.json")):
-            aside = any(REPLACED in name or name == "labelled_only" for name in file.relative_to(folder).parts)
+            aside = any(REPLACED in name or name == COMPARED for name in file.relative_to(folder).parts)
             if not aside and checkpoint_of(file.parent).is_file() and (file.parent / "config.yaml").is_file():
                 yield file.parent, read_results(file.parent)
 

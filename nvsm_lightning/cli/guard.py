@@ -10,6 +10,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from nvsm_lightning.bench.finished import COMPARED
 from nvsm_lightning.bench.jobs import Job, run_jobs
 from nvsm_lightning.errors import ConfigError, WeightsError
 from nvsm_lightning.methods.calibration import Calibration
@@ -20,7 +21,7 @@ from nvsm_lightning.report.results import write_json
 from nvsm_lightning.training.checkpoint_io import WholeFileIO
 
 PICTURES = 400  # of the pool: two shares then differ by chance by 3 points at most
-NAME = "labelled_only"
+NAME = COMPARED
 KEPT = "guard"  # of a checkpoint: whose weights it holds, where they are not those of its fit
 LABELLED_ONLY = {
     "model": {"class_path": "NeMo"},

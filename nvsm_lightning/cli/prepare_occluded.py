@@ -22,7 +22,7 @@ from nvsm_lightning.bench.study import read_yaml
 from nvsm_lightning.cli.main import did_you_mean
 from nvsm_lightning.cli.prepare import SETS
 from nvsm_lightning.cli.prepare_check import category_of
-from nvsm_lightning.data.crops import CropSpec, open_picture
+from nvsm_lightning.data.crops import CropSpec, colours, open_picture
 from nvsm_lightning.data.module import PoseData
 from nvsm_lightning.data.occlude import Level, Occluded, box_of, occlude, parse_level, write_annotation
 from nvsm_lightning.data.occluders import CutOut, excluded_for, read_occluders
@@ -193,11 +193,11 @@ def _one(
 ) -> tuple[Occluded | None, np.ndarray, str]:
     with open_picture(record.image) as picture:
         upright = ImageOps.exif_transpose(picture) if record.turned else picture
-        colours = np.asarray(upright.convert("RGB"))
-    region = object_region(record, (colours.shape[0], colours.shape[1]), meshes)
+        pixels = np.asarray(colours(upright))  # as a crop of it shows them
+    region = object_region(record, (pixels.shape[0], pixels.shape[1]), meshes)
     # By key, so that a picture's occluders do not depend on which others are there.
     random = np.random.default_rng([seed, level.foreground, level.background, zlib.crc32(record.key.encode())])
-    return occlude(colours, region, cut_outs, level, random), region, kind if meshes else "box"
+    return occlude(pixels, region, cut_outs, level, random), region, kind if meshes else "box"
 
 
 def object_region(record: Record, size: tuple[int, int], meshes: Sequence[Mesh]) -> Bool[np.ndarray, "height width"]:
