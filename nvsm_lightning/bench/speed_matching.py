@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from nvsm_lightning.bench.speed_pictures import CHANNELS, SIZE, make_pictures
 from nvsm_lightning.bench.speed_rows import Row
-from nvsm_lightning.bench.speed_timing import Times, in_turns
+from nvsm_lightning.bench.speed_timing import Times, in_turns, threads_used
 from nvsm_lightning.matching.grid_products import GridProducts, anchor_sources
 from nvsm_lightning.matching.matcher import Anchors, anchor_losses
 from nvsm_lightning.matching.products import area_queries, map_products
@@ -60,7 +60,7 @@ def _products(budget_s: float) -> list[Row]:
     actions[name] = lambda: (queries[:FEW, None] * maps[None, :FEW]).sum(-1)
     numbers[name] = float(FEW * FEW * maps.shape[1])
     times = in_turns(actions, budget_s)
-    threads = f"{torch.get_num_threads()} thread(s)"
+    threads = threads_used()
     peaks = {kind: _rate(name, f"{SQUARE} rows, {threads}", times[name], numbers[name])
              for kind, name in ((kind, PEAK.replace("bf16", kind)) for kind in kinds)}  # fmt: skip
     rows = list(peaks.values())

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from torch import Tensor
 from nvsm_lightning.bench.speed_dense import dense_solve, rendered_starts
 from nvsm_lightning.bench.speed_pictures import CHANNELS, SIZE, Pictures, make_pictures
 from nvsm_lightning.bench.speed_rows import Row
-from nvsm_lightning.bench.speed_timing import in_turns, per_item
+from nvsm_lightning.bench.speed_timing import in_turns, per_item, threads_used
 from nvsm_lightning.features.backbone import STRIDE, Backbone, BackboneSpec
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.pose.likelihood import gather_evidence
@@ -40,13 +41,13 @@ FAST, PAPER = list(WAYS)[1:]
 NUDGE = 1e-6  # radians: how far the published loop ends from itself after a change of the last bits of its starts
 BACKBONE = f"backbone's forward, one crop of {SIZE[0] * STRIDE}x{SIZE[1] * STRIDE}"
 DENSE = "paper schedule on rendered maps (plain torch), batch 1"
-WHAT = f"{SIZE[0]}x{SIZE[1]} map of {CHANNELS} channels, 1 thread"
+WHAT = f"{SIZE[0]}x{SIZE[1]} map of {CHANNELS} channels"
 
 
 def measure(budget_s: float) -> list[Row]:
     """Rows of the pose search; about ``budget_s`` seconds of CPU time, and one run of the published loop at least."""
     pictures = make_pictures(PICTURES)
-    vertices = f"{len(pictures.mesh.vertices)} vertices, {WHAT}"
+    vertices = f"{len(pictures.mesh.vertices)} vertices, {WHAT}, {threads_used()}"
     dense, errors = _dense(pictures, vertices, 0.25 * budget_s)
     return [
         dense,
@@ -79,8 +80,9 @@ def _dense(pictures: Pictures, what: str, budget_s: float) -> tuple[Row, list[Ro
     """The published loop: its time, and how far the compiled one ends from it, picture by picture."""
     starts = rendered_starts(pictures)
     dense: list[Tensor] = []
-    turns = iter(range(PICTURES))
+    turns = cycle(range(PICTURES))
     times = in_turns({DENSE: lambda: dense.append(dense_solve(pictures, next(turns), starts))}, budget_s, 1)[DENSE]
+    dense = dense[:PICTURES]
     row = per_item(DENSE, what, times, 1, note="the same rasteriser; starts rendered beforehand and not counted")
     fused = poses(pictures, WAYS[PAPER], len(dense))
     moved = torch.stack([dense_solve(pictures, item, (starts[0] + NUDGE, starts[1])) for item in range(len(dense))])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nvsm_lightning.bench.speed_pictures import CHANNELS, PIXELS_PER_UNIT, SIZE, VERTICES, smooth_features
 from nvsm_lightning.bench.speed_rows import Row
-from nvsm_lightning.bench.speed_timing import Times, in_turns
+from nvsm_lightning.bench.speed_timing import Times, in_turns, threads_used
 from nvsm_lightning.geometry.cameras import canonical_camera, project
 from nvsm_lightning.geometry.meshes import Mesh, category_cuboid
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
@@ -38,7 +38,7 @@ def measure(budget_s: float) -> list[Row]:
     if importlib.util.find_spec("embreex"):
         actions[EMBREE] = embree(mesh, viewpoint[:TORCH_POSES])
     times = in_turns(actions, 0.6 * budget_s)
-    what = f"{len(mesh.vertices)} vertices, {len(faces)} faces, {SIZE[0]}x{SIZE[1]} map, face ids only, 1 thread"
+    what = f"{len(mesh.vertices)} vertices, {len(faces)} faces, {SIZE[0]}x{SIZE[1]} map, ids only, {threads_used()}"
     rows = [] if EMBREE in times else [Row(EMBREE, what, math.nan, "poses/s", note="embreex is not installed")]
     rows += [_rate(name, what, each, _poses(name), times.get(EMBREE)) for name, each in times.items()]
     if not importlib.util.find_spec("pytorch3d"):
@@ -132,7 +132,7 @@ def _maps(mesh: Mesh, uvz: Tensor, budget_s: float) -> list[Row]:
         actions[f"render {CHANNELS} channels, {engine}, batch 8"] = lambda renderer=renderer: renderer.render(
             features, uvz[:8]
         )
-    what = f"{SIZE[0]}x{SIZE[1]} map of {CHANNELS} channels, 8 poses, 1 thread"
+    what = f"{SIZE[0]}x{SIZE[1]} map of {CHANNELS} channels, 8 poses, {threads_used()}"
     return [
         Row(name, what, 8 / each.median, "poses/s", spread=(8 / each.high, 8 / each.low))
         for name, each in in_turns(actions, budget_s).items()

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from nvsm_lightning.bench.speed_rows import Row
 
 LEAST = 3  # rounds, whatever they take
@@ -29,6 +31,11 @@ def cpu_seconds(action: Callable[[], object]) -> float:
     start = time.process_time()
     action()
     return time.process_time() - start
+
+
+def threads_used() -> str:
+    """The threads of this process, in words, for what a row is about."""
+    return f"{torch.get_num_threads()} thread(s)"
 
 
 def in_turns(actions: Mapping[str, Callable[[], object]], budget_s: float, least: int = LEAST) -> dict[str, Times]:
