@@ -23,6 +23,7 @@ def matching(self: NVSM, batch: dict) -> object:
     rank, round = map(int, os.environ["KILL"].split())
     if self.matching_round == round:
         if self.global_rank == rank:
+            print(f"killed at {time.monotonic()}", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         print(f"process {os.getpid()} matches", flush=True)
         time.sleep(MATCHING)

@@ -68,6 +68,8 @@ def test_a_process_that_dies_in_the_e_step_ends_the_job_and_the_fit_goes_on(word
         ended = two_processes([*words, *arguments], f"{lost} 1")
         assert ended.returncode == (2 if lost == 1 else -9)
         assert alive(ended.stdout) == []
+        killed = next(float(line.split()[2]) for line in ended.stdout.splitlines() if line.startswith("killed at "))
+        assert time.monotonic() - killed < 30  # seconds, until nothing of the job is left
         message = next(line for line in ended.stderr.splitlines() if line.startswith("nvsm: error: "))
         assert f"process {lost} of 2 (counted from 0) is gone" in message
         assert f"--ckpt_path {run}/checkpoints/last.ckpt" in message

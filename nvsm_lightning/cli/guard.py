@@ -99,7 +99,7 @@ def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path
     method.load_state_dict(other, strict=False)
     method.model.null = None  # it is of the pool as EM's network scores it
     found[NAME] = _agreement(method, data, trainer)
-    kept = NAME if found[NAME] > found["em"] else "em"
+    kept = trainer.strategy.broadcast(NAME if found[NAME] > found["em"] else "em")  # on GPUs shares may differ a little
     if kept == "em":
         method.load_state_dict(em, strict=False)
         method.model.null = null

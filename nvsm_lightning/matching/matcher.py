@@ -35,10 +35,11 @@ class MatchSettings:
         source: what is synthesised: "bank" (mean features of all labelled, later also pseudo-labelled pictures),
             "anchors" (features of each labelled picture at poses around its own, the best anchor counting; finer in
             angle, confuses front and back more often) or "anchors_mean" (the mean over the anchors that reach a pose).
-        score: "area" (object minus clutter similarity, mean over the covered cells, so that poses of different
-            silhouettes compare), "likelihood" (the objective of NeMo, over all cells), or "auto": likelihood where
-            boxes stand for cameras, as every silhouette then fills the box; else area, which is better by 10 to 30
-            points on frozen features.
+        score: of the bank: "area" (object minus clutter similarity, mean over the covered cells, so that poses of
+            different silhouettes compare), "likelihood" (the objective of NeMo, over all cells), or "auto": likelihood
+            where boxes stand for cameras, as every silhouette then fills the box; else area, which is better by 10 to
+            30 points on frozen features. Anchors are scored by area, over the cells of what each has seen; the poses
+            that they find are refined on the bank.
         mirror: also score the mirrored picture at the mirrored poses and take the mean (mirror-consistent scoring; only
             where ``--data.mirror`` says that the category is symmetric). Doubles the time of the features.
         calibration: what a score is compared with before the best pose is taken: "none", "zscore" (mean and deviation
@@ -77,6 +78,11 @@ class MatchSettings:
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise ConfigError(f"Unknown source {self.source!r} of the E-step. Choose one of {SOURCES}.")
+        if self.source != "bank" and self.score == "likelihood":
+            raise ConfigError(
+                f"model.match.source {self.source} is scored by area, not by likelihood, which asks about all cells: "
+                "an anchor has seen some of them. Set model.match.score auto or area, or source bank."
+            )
         if self.engine not in ENGINES:
             raise ConfigError(f"Unknown engine {self.engine!r} of the E-step. Choose one of {ENGINES}.")
         for kind in (self.calibration, self.later_calibration):
@@ -188,6 +194,16 @@ class Choice:
     best: Int[Tensor, " pool"]
 
 
+def calibrated_losses(
+    losses: Float[Tensor, "pool pose"], apart: Float[Tensor, "pose pose"], settings: MatchSettings, round: int
+) -> Float[Tensor, "pool pose"]:
+    """Losses by the calibration of an E-step, poses ``apart`` by so many radians; infinite in rows of skipped
+    pictures."""
+    radius = math.radians(settings.calibration_deg)
+    calibrated = calibrate(losses, apart, settings.calibration_in(round), radius)
+    return calibrated.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
 def choose(
     losses: Float[Tensor, "pool pose"],
     modes: Float[Tensor, "pool mode 3"],
@@ -202,10 +218,8 @@ def choose(
     from the same table before refinement, because a refined rival may walk into the winner.
     """
     apart = viewpoint_error(grid[:, None], grid[None])
-    calibrated = calibrate(losses, apart, settings.calibration_in(round), math.radians(settings.calibration_deg))
-    skipped = losses.isnan().any(1)
-    calibrated = calibrated.nan_to_num(nan=torch.inf, posinf=torch.inf)
-    best, rows = calibrated.argmin(1), torch.arange(len(losses))
+    calibrated, rows = calibrated_losses(losses, apart, settings, round), torch.arange(len(losses))
+    best, skipped = calibrated.argmin(1), losses.isnan().any(1)
     rival_loss = calibrated.masked_fill(apart[best] <= rival, torch.inf).amin(1)
     margin = (rival_loss - calibrated[rows, best]).nan_to_num(posinf=0.0)
     # The refined mode that belongs to the best grid pose, if one does (calibration may choose a third).

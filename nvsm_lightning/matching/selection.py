@@ -33,8 +33,8 @@ class SelectionSettings:
             that the easy views do not crowd out the others.
         min_score: lowest score S of a match; -2, the lowest there is, lets all pass.
         score_quantile: matches below this quantile of the pool's scores are dropped.
-        agree_deg: drop matches whose best poses by the two sources (bank and anchors), both before calibration, are
-            further apart than this; 0 = do not ask, else both are matched.
+        agree_deg: drop matches whose best poses by the two sources (bank and anchors), each by its own calibrated
+            losses, are further apart than this; 0 = do not ask, else both are matched.
         weight: "hard" (every pseudo label counts as a label) or "soft" (those ranked below the median of the kept ones
             weigh less, in proportion to what they are ranked by: in the draw of training pictures, and in the loss).
         rival_deg: the rival of the margin is the best pose at least this far away.
@@ -117,7 +117,8 @@ def gate_rank(score: Float[Tensor, " pool"], margin: Float[Tensor, " pool"], gat
         seen = score.isfinite()
         places = torch.stack([value[seen].argsort(stable=True).argsort() for value in (margin, score)])
         return torch.full_like(score, torch.nan).masked_scatter(seen, places.sum(0).to(score))
-    return margin * score.clamp_min(0) if gate == "product" else margin
+    # of a match that scores nothing, or less, a wide margin says nothing
+    return torch.where(score > 0, margin * score, score) if gate == "product" else margin
 
 
 def label_weights(rank: Float[Tensor, " label"], kind: str) -> Float[Tensor, " label"]:

@@ -23,6 +23,7 @@ from nvsm_lightning.matching.matcher import (
     Anchors,
     MatchSettings,
     anchor_losses,
+    calibrated_losses,
     choose,
     mirrored_poses,
     refined_modes,
@@ -192,8 +193,9 @@ class NVSM(NeMo):
 
     @property
     def match_columns(self) -> int:
-        """Numbers that :meth:`match` gives for a picture: losses, refined modes, best pose by the other source."""
-        return len(self.model.space.grid()) + 3 * MODES + 1
+        """Numbers that :meth:`match` gives for a picture: losses, refined modes, losses by the other source if two are
+        asked."""
+        return len(self.sources) * len(self.model.space.grid()) + 3 * MODES
 
     def match(self, batch: dict[str, Any]) -> Float[Tensor, "batch column"]:
         """Loss of unlabelled pictures at every grid pose, and what the choice of a pose needs further (E-step); after
@@ -223,7 +225,7 @@ class NVSM(NeMo):
             found = [(own + other) / 2 for own, other in zip(found, mirror, strict=True)]
         _, evidence, renderer = gathered[0]
         modes = refined_modes(evidence, found[0], model.space, renderer, self.objective, settings.steps)
-        return torch.cat((found[0], modes.flatten(1), found[-1].argmin(1, keepdim=True).to(modes)), 1)
+        return torch.cat((found[0], modes.flatten(1), *found[1:]), 1)
 
     def _losses(
         self,
@@ -272,10 +274,13 @@ class NVSM(NeMo):
         assert self.anchor_viewpoints is not None  # start_matching comes first
         rows, anchors, settings = rows.cpu(), self.anchor_viewpoints.cpu(), self.selection
         grid = self.model.space.grid()
-        losses, modes, other = rows[:, : len(grid)], rows[:, len(grid) : -1].unflatten(1, (MODES, 3)), rows[:, -1]
+        losses, modes, *other = rows.split([len(grid), 3 * MODES, *[len(grid)] * (len(self.sources) - 1)], 1)
+        modes = modes.unflatten(1, (MODES, 3))
         found = choose(losses, modes, grid, self.match_settings, math.radians(settings.rival_deg), round)
-        own = losses.nan_to_num(nan=math.inf).argmin(1)  # like the other source's pose without calibration
-        disagreement = viewpoint_error(grid[own], grid[other.nan_to_num().long()])
+        disagreement = None
+        if other:
+            apart = viewpoint_error(grid[:, None], grid[None])
+            disagreement = apart[found.best, calibrated_losses(other[0], apart, self.match_settings, round).argmin(1)]
         rounds = self.trainer.em.rounds  # type: ignore[attr-defined]
         match = found.viewpoint, found.score, found.margin, anchors
         labels = select(round, rounds, *match, settings, disagreement)

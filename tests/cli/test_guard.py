@@ -124,10 +124,23 @@ def test_several_processes_do_not_wait_for_a_whole_fit() -> None:
         guard.check("fit", None, NeMo(), SimpleNamespace(mirror=True), trainer)
 
 
-def test_both_models_are_asked_about_the_pool(place) -> None:
-    fit(place, "NVSM", "asked", "--guard", str(place / "nemo" / "checkpoints" / "last.ckpt"))
-    shares = json.loads((place / "asked" / "guard.json").read_text())["mirror_agreement"]
-    assert set(shares) == {"em", "labelled_only"} and all(0 <= share <= 1 for share in shares.values())
+def test_each_model_is_asked_about_the_pool_with_its_own_weights(place, monkeypatch) -> None:
+    asked, agreement = [], guard._agreement
+
+    def remembering(method, data, trainer):
+        asked.append(({key: value.clone() for key, value in method.state_dict().items()}, method.model.null))
+        return agreement(method, data, trainer)
+
+    monkeypatch.setattr(guard, "_agreement", remembering)
+    words = ("--model.match.final_calibration", "robust")
+    fit(place, "NVSM", "asked", "--guard", str(place / "nemo" / "checkpoints" / "last.ckpt"), *words)
+    told = json.loads((place / "asked" / "guard.json").read_text())
+    assert set(told["mirror_agreement"]) == {"em", "labelled_only"}
+    em = place / "asked" / "checkpoints" / ("em.ckpt" if told["kept"] == "labelled_only" else "last.ckpt")
+    for (state, _), path in zip(asked, (em, place / "nemo" / "checkpoints" / "last.ckpt"), strict=True):
+        saved = {key: value for key, value in weights(path).items() if key.startswith("model.")}
+        assert saved and all(torch.equal(state[key], value) for key, value in saved.items())
+    assert asked[0][1] is not None and asked[1][1] is None  # the null is of EM's scores
 
 
 def test_what_cannot_be_compared_ends_before_the_fit_or_says_why(place) -> None:

@@ -112,6 +112,9 @@ def test_the_gate_ranks_by_margin_or_by_margin_times_score() -> None:
         for gate in ("margin", "product")
     }
     assert kept["margin"].tolist() == [0, 3] and kept["product"].tolist() == [1, 2]
+    assert gate_rank(torch.tensor([-0.3, 0.0, 0.2, -0.1]), torch.tensor([0.9, 0.8, 0.01, 0.1]), "product").argsort(
+        descending=True
+    ).tolist() == [2, 1, 3, 0]  # of scores that are not positive the higher one, whatever the margin
     with pytest.raises(ConfigError, match="gate 'score'"):
         SelectionSettings(gate="score")
 

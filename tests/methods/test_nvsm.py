@@ -9,9 +9,10 @@ from lightning.pytorch import LightningModule
 from nvsm_lightning.errors import DataError
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.cameras import mirror_camera
+from nvsm_lightning.matching.calibration import calibrate
 from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.matching.pseudo import PseudoLabels
-from nvsm_lightning.matching.selection import SelectionSettings
+from nvsm_lightning.matching.selection import SelectionSettings, gate_rank
 from nvsm_lightning.methods import NVSM, NeMo
 from nvsm_lightning.methods.neural_mesh import BankSettings
 from nvsm_lightning.pose.space import PoseSpace
@@ -77,7 +78,7 @@ def test_what_was_found_for_the_whole_pool_stays_for_reports(make_method, make_d
     }  # fmt: skip
     assert matches["kept"].nonzero()[:, 0].tolist() == index.tolist() and 0 < len(index) < 10
     assert torch.equal(matches["viewpoint"][matches["kept"]], viewpoint)
-    torch.testing.assert_close(matches["rank"], matches["margin"] * matches["score"].clamp_min(0))
+    assert torch.equal(matches["rank"], gate_rank(matches["score"], matches["margin"], "product"))
 
 
 def test_a_rounds_share_bounds_its_labels(make_method, make_data, make_trainer) -> None:
@@ -127,13 +128,17 @@ def test_the_hidden_truth_of_the_pool_changes_nothing(
         assert len(labels[0].pseudo_labels[2].unique()) > 1  # soft weights reach the training set
 
 
-def test_a_pose_on_which_the_two_sources_disagree_is_no_label(make_method, make_data, make_trainer) -> None:
-    """By the poses before calibration, which the rows of :meth:`NVSM.match` end with."""
+@pytest.mark.parametrize("calibration", ["none", "zscore"])
+def test_a_pose_on_which_the_two_sources_disagree_is_no_label(
+    make_method, make_data, make_trainer, calibration
+) -> None:
+    """Both by their calibrated losses: what is asked about is the pose that would be the label."""
     settings = {"ring_deg": 180.0, "min_score": -10.0, "first_share": 1.0, "last_share": 1.0}
     counts = {}
     for degrees in (0.0, 31.0, 180.0):
         gates = SelectionSettings(agree_deg=degrees, **settings)
-        method, data = make_method(match=MatchSettings("bank", steps=0), selection=gates), make_data()
+        match = MatchSettings("bank", steps=0, calibration=calibration)
+        method, data = make_method(match=match, selection=gates), make_data()
         rows = []
         finish = method.finish_matching
         method.finish_matching = lambda round, found, data, finish=finish, rows=rows: (
@@ -141,7 +146,9 @@ def test_a_pose_on_which_the_two_sources_disagree_is_no_label(make_method, make_
         )  # fmt: skip
         make_trainer(EMSchedule(1, 1), 1).fit(method, data)
         counts[degrees] = len(data.pseudo_labels[0])
-    turn = (rows[0][:, :12].argmin(1) - rows[0][:, -1]).abs().remainder(12)  # of twelve azimuths
+    apart = torch.arange(12)[:, None].sub(torch.arange(12)).abs().float()
+    own, other = (calibrate(each, apart, calibration, 0.0).argmin(1) for each in (rows[0][:, :12], rows[0][:, 18:]))
+    turn = (own - other).abs().remainder(12)  # of twelve azimuths
     agree = torch.minimum(turn, 12 - turn) <= 1
     assert counts[0.0] == counts[180.0] == 10 and counts[31.0] == int(agree.sum()) and 0 < counts[31.0] < 10
 
