@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb
 
 from nvsm_lightning.cli import lightning_cli
 from nvsm_lightning.cli.main import main
@@ -91,6 +92,23 @@ def test_fit_test_predict(data, method, rounds, place, tmp_path):
         table = list(csv.DictReader(file))
     assert all(0 <= float(row["flip_mass"]) <= 1 and float(row["mode_mass"]) <= 1 and row["entropy"] for row in table)
     assert [row["file"] for row in table] == [row["file"] for row in predictions]
+
+
+def test_weights_and_biases_gets_panels_and_numbers_without_account_or_network(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:1")
+    loggers = "[{class_path: nvsm_lightning.report.trackers.RunWandbLogger, init_args: {save_dir: .}}]"
+    words = ("--data.root", str(place / "toy"), "--trainer.em.rounds", "2", "--trainer.logger", loggers)
+    nvsm(place, "fit", *words, "--run_dir", str(tmp_path / "run"))
+    wandb.finish()  # as the end of the process does
+    [record] = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    pictures = {path.name.rsplit("_", 2)[0] for path in record.parent.glob("files/media/images/em/*.png")}
+    assert pictures == {"gates", "matches", "features", "azimuth"}
+    assert len(list(record.parent.glob("files/media/images/em/*.png"))) == 2 * len(pictures)
+    deadline = time.monotonic() + 30
+    while b"test/acc_pi_6" not in (told := record.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.1)  # another process writes
+    for key in (b"em/kept", b"em/precision_30", b"train/loss", b"test/acc_pi_6"):
+        assert key in told, key
 
 
 def test_a_fit_with_a_moving_average_is_tested_saved_and_resumed_with_it(place, tmp_path):
