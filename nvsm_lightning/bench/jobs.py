@@ -1,5 +1,6 @@
 """Many fits or tests as one piece of work: each in its own process and run folder, skipped when done, fits resumed."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,13 +12,13 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -108,8 +109,17 @@ def fingerprint(job: Job) -> dict[str, Any]:
     names += [word.partition("=")[2] for word in words if word.startswith("--data.label_list=")]
     names += [word.partition("manual:")[2] for word in words if "manual:" in word]
     names += job.inputs
-    files = {name: zlib.crc32(Path(name).read_bytes()) if Path(name).is_file() else None for name in names}
+    files = {name: _checksum(Path(name)) if Path(name).is_file() else None for name in names}
     return {"arguments": list(words), "files": files}
+
+
+def _checksum(path: Path) -> int:
+    """Of what a file says: comments and layout of YAML do not count."""
+    content = path.read_bytes()
+    if path.suffix in (".yaml", ".yml"):
+        with contextlib.suppress(yaml.YAMLError):  # the fit will say what is wrong with it
+            content = repr(yaml.safe_load(content)).encode()
+    return zlib.crc32(content)
 
 
 def command_of(job: Job, folder: Path) -> tuple[str, ...]:
@@ -225,7 +235,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the folder: two commands writing into the same runs would spoil both. A killed process frees it."""
     with path.open("w") as file:
@@ -236,7 +246,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
+@contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM ends the fits as Ctrl-C does (signals can be handled in the main thread only)."""
     if threading.current_thread() is not threading.main_thread():
