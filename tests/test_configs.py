@@ -199,9 +199,12 @@ def test_the_other_commands_read_the_same_files(parse, command, tmp_path):
     ("labels", "method", "warmup", "epochs"),
     [(7, "nvsm", 0, 20), (19, "nvsm", 0, 20), (20, "nvsm", 6, 26), (50, "nemo", 0, 20)],
 )
-def test_many_labels_are_trained_on_before_the_first_e_step(parse, labels, method, warmup, epochs):
+def test_many_labels_are_trained_on_before_the_first_e_step(parse, monkeypatch, labels, method, warmup, epochs):
     words = ["--data.labels", str(labels)]
     config = parse("fit", *files("car_7shot", "datasets/stanford_cars", f"methods/{method}"), *words)
+    said: list[str] = []
+    monkeypatch.setattr(lightning_cli, "rank_zero_info", said.append)
     for _ in range(2):  # the configuration that a run keeps asks for no more
         lightning_cli.NVSMCLI._warm_up(config)
         assert (config["trainer.em.warmup_epochs"], config["trainer.max_epochs"]) == (warmup, epochs)
+    assert bool([text for text in said if f"{labels} labelled pictures" in text]) == (warmup > 0)

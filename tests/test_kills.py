@@ -24,7 +24,10 @@ def run_fit():
     def run(*arguments) -> int:
         process = context.Process(target=small_fit.fit, args=arguments)
         process.start()
-        process.join(60)
+        process.join(600)
+        if process.is_alive():
+            process.kill()
+            pytest.fail("the fit did not end in ten minutes")
         return process.exitcode
 
     return run
@@ -69,7 +72,7 @@ def test_killed_again_and_again_it_still_arrives(run_fit, root, tmp_path) -> Non
     events = (tmp_path / "whole" / "events.txt").read_text().split()
     folder, chance = str(tmp_path / "killed"), random.Random(0)
     for _ in range(4):
-        run_fit(folder, "small", root, chance.randrange(len(events) // 2))
+        assert run_fit(folder, "small", root, chance.randrange(len(events) // 2)) == -signal.SIGKILL
     assert run_fit(folder, "small", root) == 0
     expected, resumed = (torch.load(Path(name) / "result.pt") for name in (tmp_path / "whole", folder))
     assert all(torch.equal(resumed[name], value) for name, value in expected.items())

@@ -23,10 +23,12 @@ def blocks(language: str) -> list[str]:
 
 LINES = [line for block in blocks("bash") for line in block.splitlines()]
 NVSM = [line for line in LINES if line.startswith("nvsm ")]
+MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+MADE = [re.sub(r"\$\(\w+\)", "1", line) for line in re.findall(r"@\$\(BIN\)/(nvsm (?:prepare|fit) .*)", MAKEFILE)]
 
 
 def test_the_readme_has_commands_and_all_are_of_a_known_kind():
-    assert len(NVSM) > 10
+    assert len(NVSM) > 10 and len(MADE) >= 2
     others = [line for line in LINES if line not in NVSM]
     assert all(
         re.match(r"make |source \.venv/bin/activate$|pip install --no-build-isolation git\+", line) for line in others
@@ -34,13 +36,13 @@ def test_the_readme_has_commands_and_all_are_of_a_known_kind():
 
 
 def test_make_targets_exist():
-    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.M))
     for line in LINES:
         if line.startswith("make "):
             assert line.split()[1] in targets
 
 
-@pytest.mark.parametrize("line", NVSM)
+@pytest.mark.parametrize("line", NVSM + MADE)
 def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
     words = shlex.split(line)[1:]
     assert words[0] in COMMANDS

@@ -72,11 +72,19 @@ def test_the_rule_sees_every_way_of_importing(tmp_path):
     assert own_rooms(file) == {"methods", "data"}
 
 
+def is_own_file(name: str) -> bool:
+    path = PACKAGE.parent / name.replace(".", "/")
+    return name.startswith("nvsm_lightning") and (path.is_dir() or path.with_suffix(".py").exists())
+
+
 @pytest.mark.parametrize("file", ["cli/main.py", "__init__.py", "__main__.py", "errors.py", "cli/__init__.py"])
 def test_what_runs_before_a_command_is_chosen_imports_only_the_standard_library(file):
     light = {"argparse", "difflib", "errno", "importlib", "os", "sys", "collections", "nvsm_lightning", "pathlib"}
     names = {name.split(".")[0] for node in ast.walk(tree(PACKAGE / file)) for name in imported(node)}
     assert names <= light
+    own = {"nvsm_lightning", "nvsm_lightning.errors", "nvsm_lightning.cli", "nvsm_lightning.cli.main"}
+    files = {name for node in ast.walk(tree(PACKAGE / file)) for name in imported(node) if is_own_file(name)}
+    assert files <= own
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+from PIL import Image
 
 from nvsm_lightning.cli import lightning_cli
 from nvsm_lightning.cli.main import main
@@ -92,6 +93,11 @@ def test_fit_test_predict(data, method, rounds, place, tmp_path):
         table = list(csv.DictReader(file))
     assert all(0 <= float(row["flip_mass"]) <= 1 and float(row["mode_mass"]) <= 1 and row["entropy"] for row in table)
     assert [row["file"] for row in table] == [row["file"] for row in predictions]
+    assert [float(row["azimuth_deg"]) for row in table] == pytest.approx([row["azimuth_deg"] for row in predictions])
+    pictures = sorted((tmp_path / "predict" / "media").glob("*.png"))
+    assert len(pictures) == 24
+    with Image.open(pictures[0]) as picture:
+        assert picture.width > 96, "a rose stands beside the overlay"
 
 
 def test_weights_and_biases_gets_panels_and_numbers_without_account_or_network(place, tmp_path, monkeypatch):

@@ -93,6 +93,16 @@ def test_a_job_that_may_end_untested_is_asked_every_time(fit, tmp_path):
         assert len(calls(tmp_path / "a")) == count and "--ckpt_path" in calls(tmp_path / "a")[-1]["words"]
 
 
+def test_a_test_of_changed_inputs_is_made_again_and_a_folder_in_use_is_refused(fit, tmp_path):
+    read, out = tmp_path / "labels.csv", tmp_path / "out"
+    for text, runs in (("a", 1), ("a", 1), ("b", 2)):
+        read.write_text(text)
+        run_jobs([Job("a", (), "test", (str(read),))], out)
+        assert len(list(out.rglob("calls.json"))) == runs
+    with jobs._locked(out / ".lock"), pytest.raises(ConfigError, match="nother process"):
+        run_jobs([Job("a", ())], out)
+
+
 def test_an_interrupted_job_is_resumed(fit, tmp_path):
     job = Job("a", ("--x", "1"))
     run_jobs([job], tmp_path)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import sys
 from itertools import pairwise
@@ -17,6 +18,7 @@ from nvsm_lightning.bench.few_shot import read_categories
 from nvsm_lightning.bench.split_tables import MEAN, WEIGHTED, split_row
 from nvsm_lightning.bench.unseen_views import is_seen
 from nvsm_lightning.cli import bench, lightning_cli, prepare
+from nvsm_lightning.data import CropSpec
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.toy.dataset import make_toy
 
@@ -269,9 +271,19 @@ def test_an_occlusion_bench_over_real_fits(tmp_path, monkeypatch):
     share = [float(row["occluder_iou_all_hidden"]) for row in lines]
     assert share[0] < share[1], "the more is hidden, the nearer comes calling everything hidden"
 
+    test = out / "tests" / "labels_03" / "nemo" / "seed_0" / "L1"
+    config = yaml.safe_load((test / "config.yaml").read_text())
+    told, poses = rows_of(test / "tables" / "predictions.csv"), localise.predicted(test)
+    angles = [math.radians(float(told[0][f"{name}_deg"])) for name in ("azimuth", "elevation", "theta")]
+    assert poses[told[0]["key"]][:3] == pytest.approx(angles, abs=1e-5)
+
     run = out / "fits" / "labels_03" / "nemo" / "seed_0"
     model = localise.load_method(run / "checkpoints" / "last.ckpt").model
     stored = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(model.bank.vertex, stored["model.bank.vertex"])
-    config = yaml.safe_load((out / "tests/labels_03/nemo/seed_0/L1/config.yaml").read_text())
+    crop = CropSpec(**config["data"]["init_args"]["crop"])
+    _, hidden, region = localise._maps(model, localise._test_records(config), poses, list(poses), crop)
+    shares = {row["file"]: float(row["object_share"]) for row in rows_of(out / "occluded" / "L1" / "labels.csv")}
+    seen = (hidden & region).sum((1, 2)) / region.sum((1, 2))
+    assert seen.tolist() == pytest.approx([shares[key] for key in poses], abs=0.1)  # masks are cropped as pictures are
     assert config["data"]["init_args"]["test_root"] == str(out / "occluded" / "L1")

@@ -109,8 +109,8 @@ def test_spread_and_better_draws():
     cell = spread([1.0, 2.0, 3.0], more_is_better=False)
     assert (cell.mean, cell.std, cell.worst) == (2.0, 1.0, 3.0)
     assert cell.draws_high - cell.mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)  # t of 2 degrees of freedom
-    assert better_draws([0.5, -1.0, 0.0]) == 1
-    assert better_draws([0.5, -1.0, 0.0], "med_err_deg") == 1
+    assert better_draws([0.5, 0.2, -1.0, 0.0]) == 2
+    assert better_draws([0.5, 0.2, -1.0, 0.0], "med_err_deg") == 1
 
 
 def test_samples_without_a_picture_of_some_draw_leave_no_hole_in_the_interval():

@@ -1,5 +1,6 @@
 import math
 import random
+import statistics
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_a_grid_is_every_combination(read):
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_wandb_starts_the_very_command_that_is_run_here(file):
     """With W&B's own reading of the file and its own expansion of ``${args}``."""
-    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")  # not public: an upgrade may move it
     sweep, content = read_sweep(str(file)), utils.load_sweep_config(str(file))
     for trial in sweep.trials():
         assert trial.keys() == content["parameters"].keys()
@@ -75,6 +76,12 @@ def test_distributions_have_their_ends_and_their_median(read, settings, low, hig
     values = sorted(draw(settings, source) for _ in range(4001))
     assert low <= values[0] and values[-1] <= high
     assert values[2000] == pytest.approx(middle, rel=0.06)
+    if math.isfinite(high):  # it goes to its ends
+        assert values[0] <= low + 0.02 * (middle - low) and values[-1] >= high - 0.02 * (high - middle)
+    if settings["distribution"] == "normal":
+        assert statistics.stdev(values) == pytest.approx(2, rel=0.05)
+    if settings["distribution"] == "log_normal":
+        assert statistics.stdev(map(math.log, values)) == pytest.approx(0.5, rel=0.05)
     if "q" in settings:
         assert set(values) == {0, 0.25, 0.5, 0.75, 1}
 

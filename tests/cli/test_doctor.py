@@ -1,4 +1,5 @@
 from importlib import metadata
+from types import SimpleNamespace
 
 from nvsm_lightning.cli import doctor
 from nvsm_lightning.cli.main import main
@@ -6,11 +7,17 @@ from nvsm_lightning.cli.main import main
 
 def test_the_report_covers_every_section_and_ends_well_here(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "weights", lambda: iter([(None, "")]))  # tested below
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=5 * 2**30))
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     for title in ("versions", "devices", "renderer", "data sets", "weights", "disk"):
         assert f"\n{title}\n" in f"\n{text}"
     assert "cpu: numba drew 21 cells of a test triangle" in text
+
+
+def test_a_nearly_full_disk_is_told(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**29))
+    assert not next(iter(doctor.disk()))[0]
 
 
 def test_the_faster_precision_is_advised(capsys):

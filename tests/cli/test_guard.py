@@ -8,6 +8,7 @@ import torch
 from nvsm_lightning.bench.jobs import command_of
 from nvsm_lightning.cli import guard, lightning_cli
 from nvsm_lightning.errors import ConfigError, WeightsError
+from nvsm_lightning.methods.guard import mirror_agreement
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.toy.dataset import make_toy
 
@@ -125,22 +126,38 @@ def test_several_processes_do_not_wait_for_a_whole_fit() -> None:
 
 
 def test_each_model_is_asked_about_the_pool_with_its_own_weights(place, monkeypatch) -> None:
-    asked, agreement = [], guard._agreement
+    asked, measured, agreement = [], [], guard._agreement
 
     def remembering(method, data, trainer):
         asked.append(({key: value.clone() for key, value in method.state_dict().items()}, method.model.null))
-        return agreement(method, data, trainer)
+        measured.append(agreement(method, data, trainer))
+        assert measured[-1] == mirror_agreement(method, data.pool_dataloader())  # so small a pool is asked whole
+        return measured[-1]
 
     monkeypatch.setattr(guard, "_agreement", remembering)
     words = ("--model.match.final_calibration", "robust")
     fit(place, "NVSM", "asked", "--guard", str(place / "nemo" / "checkpoints" / "last.ckpt"), *words)
     told = json.loads((place / "asked" / "guard.json").read_text())
-    assert set(told["mirror_agreement"]) == {"em", "labelled_only"}
+    share = told["mirror_agreement"]
+    assert share.keys() == {"em", "labelled_only"} and list(share.values()) == measured
+    assert (told["kept"] == "labelled_only") == (share["labelled_only"] > share["em"])
     em = place / "asked" / "checkpoints" / ("em.ckpt" if told["kept"] == "labelled_only" else "last.ckpt")
     for (state, _), path in zip(asked, (em, place / "nemo" / "checkpoints" / "last.ckpt"), strict=True):
         saved = {key: value for key, value in weights(path).items() if key.startswith("model.")}
         assert saved and all(torch.equal(state[key], value) for key, value in saved.items())
     assert asked[0][1] is not None and asked[1][1] is None  # the null is of EM's scores
+
+
+def test_the_guard_trains_the_other_model_itself_if_it_is_asked_to(place, monkeypatch) -> None:
+    monkeypatch.setattr(guard, "run_jobs", lambda jobs, run: lightning_cli.run(list(command_of(jobs[0], run))[3:]))
+    shares = iter([0.1, 0.9])
+    monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
+    fit(place, "NVSM", "by_itself", "--guard", "fit")
+    other = place / "by_itself" / "labelled_only"
+    told = json.loads((place / "by_itself" / "guard.json").read_text())
+    assert told["kept"] == "labelled_only" and told["labelled_only"] == str(other / "checkpoints" / "last.ckpt")
+    assert json.loads((other / "results.json").read_text())["method"] == "nemo"
+    assert poses(place / "by_itself") == poses(other)
 
 
 def test_what_cannot_be_compared_ends_before_the_fit_or_says_why(place) -> None:
@@ -165,6 +182,7 @@ def test_the_labelled_only_fit_has_this_runs_settings_and_none_of_its_processes(
     words = seen["command"]
     assert str(tmp_path / "config.yaml") in words and words[-1] == str(tmp_path / "labelled_only")
     assert words[words.index("--data.anchors") + 1] == f"manual:{tmp_path}/tables/labels.txt"  # not chosen anew
-    lightning_cli.run(["fit", "--config", str(place / "em" / "config.yaml"), "--config",
+    fit(place, "NVSM", "own")
+    lightning_cli.run(["fit", "--config", str(place / "own" / "config.yaml"), "--config",
                        str(tmp_path / "labelled_only.yaml"), "--run_dir", str(tmp_path / "run")])  # fmt: skip
     assert json.loads((tmp_path / "run" / "results.json").read_text())["method"] == "nemo"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import pytest
 import torch
@@ -67,6 +68,10 @@ def test_results_hold_what_the_design_asks_for(fitted):
     assert (results["n_labels"], results["seed"], results["n_images"]) == (6, 3, 8)
     assert (results["dataset"], results["method"]) == ("csv", "mean_pose")
     assert set(results["baselines"]) == {"prior_only", "random"}
+    with (fitted / "tables" / "results.csv").open() as file:
+        line = next(csv.DictReader(file))
+    legacy = pytest.approx(results["med_err_deg"] / math.sqrt(2), rel=1e-3)
+    assert results["med_err_deg_legacy_sqrt2"] == legacy and float(line["med_err_deg_legacy_sqrt2"]) == legacy
 
 
 def test_predictions_table_agrees_with_the_results(fitted):
@@ -111,7 +116,8 @@ def test_predict_writes_poses_and_pictures_and_lists_what_it_skips(fitted, place
     )
     content = json.loads((cli.run_folder / "predictions.json").read_text())
     assert [row["file"] for row in content["predictions"]] == ["00.jpg", "02.jpg"]
-    assert {"azimuth_deg", "elevation_deg", "theta_deg"} < set(content["predictions"][0])
+    told = [content["predictions"][0][f"{name}_deg"] for name in ("azimuth", "elevation", "theta")]
+    assert told == pytest.approx(torch.rad2deg(cli.model.pose.detach()).tolist(), abs=2e-3)
     assert [row["file"] for row in content["skipped"]] == ["01.jpg"]
     assert sorted(path.name for path in (cli.run_folder / "media").iterdir()) == ["00.jpg.png", "02.jpg.png"]
 

@@ -1,7 +1,6 @@
 import errno
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -35,14 +34,12 @@ def failing(error):
     return action
 
 
-def test_help_lists_every_command_in_under_half_a_second_without_torch(repository):
-    code = "import sys; from nvsm_lightning.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    start = time.perf_counter()
+def test_help_lists_every_command_without_importing_anything_slow(repository):
+    slow = "bool({'torch', 'numpy', 'lightning', 'yaml'} & set(sys.modules))"
+    code = f"import sys; from nvsm_lightning.cli.main import main; main(['--help']); sys.exit({slow})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository, check=False)
-    seconds = time.perf_counter() - start
-    assert done.returncode == 0, "torch was imported" + done.stderr
+    assert done.returncode == 0, "torch or the like was imported" + done.stderr
     assert all(f"  {name}" in done.stdout for name in COMMANDS)
-    assert seconds < 0.5
 
 
 def test_python_minus_m_is_the_same_program(repository):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from small_run import write_pictures
 
@@ -11,6 +13,7 @@ def test_the_embedded_set_is_made_and_can_be_read(tmp_path, capsys, monkeypatch)
     words = ["prepare", "toy", "--root", str(tmp_path / "toy"), "--train", "6", "--test", "3", "--seed", "4"]
     assert main(words) == 0
     assert "6 train and 3 test pictures" in capsys.readouterr().out
+    assert json.loads((tmp_path / "toy" / "toy.json").read_text())["seed"] == 4
     data = Pascal3D(root=str(tmp_path / "toy"), labels=3)
     data.setup("fit")
     assert len(data.test) == 3

@@ -9,6 +9,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from nvsm_lightning.data import CropSpec, PoseCSV
 from nvsm_lightning.data.anchors import central, centred
+from nvsm_lightning.data.labels import draw_views
+from nvsm_lightning.data.record import viewpoints
 from nvsm_lightning.errors import ConfigError, DataError
 
 SPEC = CropSpec(32, 64, 50.0)
@@ -48,6 +50,15 @@ def test_k_means_takes_one_picture_of_every_view(folder) -> None:
     position = {record.key: number for number, record in enumerate(data._everything) if record.part == "train"}
     assert sorted(position[key] % 6 for key in keys(data)) == list(range(6))
     assert keys(make(folder, "kmeans")) == keys(data) and len(data.pool) == 18
+
+
+def test_views_are_drawn_over_whole_viewpoints(write_csv) -> None:
+    rows = [row | {"elevation_deg": 80 * (number % 2)} for number, row in enumerate(pose_rows(24, "train"))]
+    folder = write_csv(rows + pose_rows(2, "test", 24))
+    data = make(folder, "views")
+    train = [record for record in data._everything if record.part == "train"]
+    drawn = draw_views(viewpoints(train), 6, 0, [record.group for record in train], True)
+    assert keys(data) == [train[index].key for index in drawn.tolist()] != keys(make(folder, "spread"))
 
 
 def test_centres_are_found_whatever_the_scale_and_the_largest_cluster_comes_first() -> None:

@@ -9,7 +9,7 @@ from nvsm_lightning.data.crops import CropSpec, canonical_crop
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.cameras import Camera, project
-from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
+from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint, wrap_angle
 
 NOTHING = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 GEOMETRY = Augmentation(0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.15, 8.0, 0.0)
@@ -42,6 +42,15 @@ def test_picture_and_camera_move_together(crop_of_dot) -> None:
         expected = project(point, rotation_from_viewpoint(view[None]), moved)[0, 0, :2].tolist()
         assert centroid((picture * 255).round()) == pytest.approx(expected, abs=0.15)
     assert 0 < mirrored < 12
+
+
+def test_pictures_are_scaled_and_shifted_by_as_much_as_asked(crop_of_dot) -> None:
+    crop, camera = crop_of_dot
+    moved = [augment(crop, camera, torch.tensor(VIEW), GEOMETRY, generator(seed), False)[1] for seed in range(60)]
+    factor = torch.cat([each.focal / camera.focal for each in moved])
+    shift = torch.cat([each.principal - camera.principal for each in moved])
+    assert 0.85 <= factor.min() < 0.9 and 1.1 < factor.max() <= 1.15
+    assert -8 <= shift.min() < -6 and 6 < shift.max() <= 8
 
 
 def test_a_box_moves_with_the_picture() -> None:
@@ -95,13 +104,19 @@ def test_colours() -> None:
         grey, (RGB_TO_YIQ[0] @ original.flatten(1)).view(1, 40, 60).expand(3, -1, -1), atol=2e-3, rtol=0
     )
     ratio = (changed(brightness=0.2) / original).flatten()
-    assert ratio.std() < 1e-4 and ratio.mean() != pytest.approx(1, abs=1e-3)
+    assert ratio.std() < 1e-4 and 1e-3 < abs(ratio.mean() - 1) <= 0.201
     contrast = changed(contrast=0.4)
     assert contrast.mean() == pytest.approx(original.mean().item(), abs=0.02)
     assert contrast.std() != pytest.approx(original.std().item(), abs=1e-3)
     hue = changed(hue_deg=30.0)  # luma stays, colours turn
     torch.testing.assert_close(RGB_TO_YIQ[0] @ hue.flatten(1), RGB_TO_YIQ[0] @ original.flatten(1), atol=2e-2, rtol=0)
-    assert (hue - original).abs().max() > 0.05
+    before, turned = ((RGB_TO_YIQ @ each.flatten(1))[1:] for each in (original, hue))  # chroma
+    far = before.norm(dim=0) > 0.1
+    angles = [torch.atan2(chroma[1], chroma[0])[far] for chroma in (before, turned)]
+    assert 1 < torch.rad2deg(wrap_angle(angles[1] - angles[0])).median().abs() <= 31
+    pale = (RGB_TO_YIQ @ changed(saturation=0.4).flatten(1))[1:]
+    factor = (pale.norm(dim=0) / before.norm(dim=0))[far].median()
+    assert 0.6 <= factor <= 1.4 and factor != pytest.approx(1, abs=1e-3)
     torch.testing.assert_close(RGB_TO_YIQ @ YIQ_TO_RGB, torch.eye(3), atol=1e-5, rtol=0)
 
 

@@ -49,6 +49,22 @@ def test_parts_and_hidden_truth(folder) -> None:
     assert data.labelled is before
 
 
+def test_the_mesh_of_a_picture_reaches_its_batches_and_that_of_the_pool_stays_hidden(write_csv) -> None:
+    rows = pose_rows(12, "train") + pose_rows(3, "test", 12)
+    data = make(write_csv([row | {"cad_index": 1 + number % 3} for number, row in enumerate(rows)]), labels=4)
+
+    def subtypes(loader) -> list[int]:
+        return [number for batch in loader for number in batch["subtype"].tolist()]
+
+    kinds = [record.subtype for record in data.labelled]
+    assert len(set(kinds)) > 1 and set(kinds) <= {1, 2, 3}
+    assert subtypes(data.anchor_dataloader()) == kinds * 2
+    assert subtypes(data.pool_dataloader()) == [0] * 8
+    accept(data, (0, 3))
+    assert subtypes(data.labelled_and_pseudo_dataloader(False)) == [*kinds, 0, 0]
+    assert subtypes(data.test_dataloader()) == [1, 2, 3]
+
+
 def test_loaders_orders_and_shards(folder) -> None:
     data = make(folder)
     assert indices(data.val_dataloader()) == list(range(4)) and indices(data.test_dataloader()) == list(range(5))

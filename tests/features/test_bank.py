@@ -69,8 +69,11 @@ def test_the_oldest_clutter_goes_first() -> None:
         bank.push_clutter(torch.tensor([[math.cos(number), math.sin(number)]]))
     angles = torch.atan2(bank.clutter[:, 1], bank.clutter[:, 0]) % (2 * math.pi)
     assert torch.allclose(angles, torch.tensor([5.0, 6.0, 3.0, 4.0]), atol=1e-5)
-    bank.push_clutter(torch.randn(9, 2))  # more than the ring holds: the newest four stay
+    angle = torch.arange(10.0, 19.0)
+    bank.push_clutter(torch.stack((angle.cos(), angle.sin()), 1))  # more than the ring holds: the newest four stay
+    found = torch.atan2(bank.clutter[:, 1], bank.clutter[:, 0]) % (2 * math.pi)
     assert int(bank.clutter_filled) == 4
+    torch.testing.assert_close(found.sort().values, (angle[-4:] % (2 * math.pi)).sort().values, atol=1e-5, rtol=0)
 
 
 def test_the_clutter_feature_is_the_mean_of_what_was_written() -> None:

@@ -39,8 +39,3 @@ def test_a_model_that_says_left_of_everything_does_not(make_method, pool, monkey
     says(monkeypatch, method, lambda image: torch.full((len(image),), math.radians(10)))
     assert mirror_agreement(method, pool) == 1.0  # 10 and -10 degrees
     assert mirror_agreement(method, pool, degrees=15.0) == 0.0
-
-
-def test_real_estimates_of_a_picture_and_its_mirror_image_are_compared(make_method, pool) -> None:
-    method = make_method(NeMo).eval()
-    assert 0.0 <= mirror_agreement(method, pool) <= 1.0

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from nvsm_lightning.errors import DataError
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.cameras import mirror_camera
+from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.matching.calibration import calibrate
 from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.matching.pseudo import PseudoLabels
@@ -47,8 +48,10 @@ def test_rounds_label_the_pool_and_train_on_it(make_method, make_data, make_trai
             rows = list(csv.DictReader(file))
         assert rows and all(int(row["round"]) == round and 0 <= int(row["anchor"]) < 8 for row in rows)
         for row in rows:  # the error that is told is that of the pose that is told
-            turned = abs(float(row["azimuth_deg"]) - azimuths[int(row["key"][:2])]) % 360
-            assert float(row["error_deg"]) >= min(turned, 360 - turned) * 0.9 - 1
+            told = torch.tensor([float(row[f"{name}_deg"]) for name in ("azimuth", "elevation", "theta")])
+            truth = torch.tensor([azimuths[int(row["key"][:2])], 10.0, 0.0])
+            error = viewpoint_error(told.deg2rad(), truth.deg2rad()).rad2deg()
+            assert float(row["error_deg"]) == pytest.approx(error.item(), abs=0.1)
     assert [rows[k]["key"] for k in range(len(rows))] == [data.pool[int(k)].key for k in index]
 
 

@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 from types import SimpleNamespace
@@ -68,6 +69,10 @@ def test_numbers_pictures_and_loggers(tmp_path, capsys):
     assert results["groups"]["b"]["flip_180_rate"] == 1.0
     assert logger.metrics["test/acc_pi_6"] == results["acc_pi_6"]
     assert logger.pictures == ["test/worst", "test/median", "test/best"]
+    with (tmp_path / "tables" / "predictions.csv").open() as file:
+        row = list(csv.DictReader(file))[1]
+    told = [float(row[name]) for name in ("azimuth_deg", "elevation_deg", "theta_deg", "true_azimuth_deg", "error_deg")]
+    assert told == pytest.approx([math.degrees(x) for x in (1.2, 0.1, 0.0, 1.0, 0.2 * math.cos(0.1))], abs=0.1)
     printed = capsys.readouterr().out
     assert "photographs" in printed
     assert "ACC pi/6 by group: a 100.0, b 0.0" in printed
