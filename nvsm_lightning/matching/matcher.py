@@ -23,6 +23,7 @@ from nvsm_lightning.render.renderer import FeatureRenderer
 SOURCES = ("bank", "anchors", "anchors_mean")
 ENGINES = ("table", "products", "products_bf16")
 FINAL = ("none", "robust", "balanced")  # those that leave the losses their scale
+BANKS = ("training", "labels", "many")
 MODES = 2  # refined of every picture: a car and its front/back twin
 MODE_DISTANCE = math.pi / 2
 
@@ -55,6 +56,11 @@ class MatchSettings:
         final_calibration: null that is taken off the losses of estimates once the fit has ended: "none", "robust" or
             "balanced", over the pool (or ``trainer.em.pool_per_round`` pictures of it) as the final network scores it.
             Views that few pseudo labels show score less, and are taken for their opposites where nothing is taken off.
+        final_bank: what the bank holds for estimates once the fit has ended: "training" (means over labelled and
+            pseudo-labelled pictures, as training has moved them), "labels" (means over the labelled pictures alone, by
+            the final network; a vertex that none of them shows keeps its mean), or "many" (labels where there are
+            ``trainer.em.many_labels`` of them, else training). Pseudo labels are systematically off by some degrees,
+            and a bank made of them finds poses that are off alike; seven labels see a vertex in too few cars.
         anchor_ring_deg: with source anchors: poses up to this far from an anchor's own are synthesised from it.
         steps: Adam steps that refine the best pose of a picture; 0 keeps the grid pose.
         engine: how the poses of the grid are scored: "table" (similarity table of every picture, drawn by its own
@@ -71,6 +77,7 @@ class MatchSettings:
     calibration_rounds: int = 1
     later_calibration: str = "none"
     final_calibration: str = "none"
+    final_bank: str = "training"
     anchor_ring_deg: float = 45.0
     steps: int = 12
     engine: str = "table"
@@ -90,6 +97,8 @@ class MatchSettings:
                 raise ConfigError(f"Unknown calibration {kind!r} of the E-step. Choose one of {CALIBRATIONS}.")
         if self.final_calibration not in FINAL:
             raise ConfigError(f"Unknown final_calibration {self.final_calibration!r}. Choose one of {FINAL}.")
+        if self.final_bank not in BANKS:
+            raise ConfigError(f"Unknown final_bank {self.final_bank!r}. Choose one of {BANKS}.")
         if self.calibration_rounds < 1 or not 0 <= self.calibration_deg <= 180:
             raise ConfigError(f"The E-step needs calibration_rounds >= 1 and calibration_deg in [0, 180]; got {self}.")
         if self.score not in ("auto", *OBJECTIVES):

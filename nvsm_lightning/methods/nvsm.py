@@ -68,7 +68,7 @@ class NVSM(NeMo):
             )
         self.anchors: Anchors | None = None
         self.anchor_viewpoints: Tensor | None = None
-        self.objective, self.mirrored = "", False
+        self.objective, self.mirrored, self.finished = "", False, False
         self.matches: dict[str, Tensor] = {}
         self.beginning: dict[str, Tensor] = {}
         self.products: dict[tuple[str, FeatureRenderer], GridProducts] = {}
@@ -126,31 +126,54 @@ class NVSM(NeMo):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """What has been measured of earlier weights is forgotten."""
-        self.model.null = None
+        self.model.null, self.finished = None, False
 
     def on_validation_start(self) -> None:
-        """Ahead of the last validation, which fits the temperature, measure what is taken off the final estimates.
+        """Ahead of the last validation, which fits the temperature, set what the final estimates are made with.
         (Where an epoch has several, ahead of each of the last epoch's: it cannot be told which is the last.)
         """
-        self._take_null()
+        self._finish()
 
     def on_train_epoch_end(self) -> None:
         """The same where there is no validation part."""
-        self._take_null()
+        self._finish()
 
     def on_train_end(self) -> None:
-        """Say so where the fit has ended before its last epoch, and nothing was measured."""
-        wanted = self.trainer.em.rounds and self.match_settings.final_calibration != "none"  # type: ignore[attr-defined]
-        if wanted and self.model.null is None:
-            rank_zero_warn("The fit ended before trainer.max_epochs: estimates are without match.final_calibration.")
+        """Say so where the fit has ended before its last epoch, and this was not done."""
+        if self._final_settings() and not self.finished:
+            names = " and ".join(self._final_settings())
+            rank_zero_warn(f"The fit ended before trainer.max_epochs: estimates are without {names}.")
 
-    def _take_null(self) -> None:
-        """At the end of a fit: the null of every pose over the pool (``match.final_calibration``)."""
+    def _final_settings(self) -> list[str]:
+        """What is due at the end of a fit that has E-steps."""
+        trainer: Any = self.trainer
+        if not trainer.em.rounds:
+            return []
+        bank, many = self.match_settings.final_bank, trainer.em.many(len(trainer.datamodule.labelled))
+        due = {
+            "match.final_bank": bank == "labels" or (bank == "many" and many),
+            "match.final_calibration": self.match_settings.final_calibration != "none",
+        }
+        return [name for name, wanted in due.items() if wanted]
+
+    def _finish(self) -> None:
+        """At the end of a fit, once: :meth:`set_final`, of the weights that will be tested."""
         trainer: Any = self.trainer
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         ending = fitting and trainer.current_epoch + 1 == trainer.max_epochs
-        if ending and trainer.em.rounds and self.match_settings.final_calibration != "none" and self.model.null is None:
-            trainer.fit_loop.measuring(self.measure_null)
+        if ending and not self.finished and self._final_settings():
+            trainer.fit_loop.measuring(self.set_final)
+            self.finished = True
+
+    def set_final(self) -> None:
+        """The bank of the final estimates (``match.final_bank``), then the null of every pose over the pool, as that
+        bank scores it (``match.final_calibration``).
+        """
+        due = self._final_settings()
+        if "match.final_bank" in due:
+            self.fill_bank(self.trainer.datamodule.anchor_dataloader(limit=BANK_PICTURES))  # type: ignore[attr-defined]
+        if "match.final_calibration" in due:
+            self.measure_null()
 
     def measure_null(self) -> None:
         """Set ``model.null`` from the losses of the pool. Without gradients and in evaluation mode."""

@@ -18,7 +18,7 @@ class EMSchedule:
             features: better with few labels, as training on 7 pictures first locks in their front/back confusions.
         many_labels: from so many labelled pictures on, ``nvsm fit`` warms up for at least ``many_warmup_epochs``, and
             ``trainer.max_epochs`` grows by what that adds; 0 = never. Many labels teach more than frozen features know:
-            a first E-step on these would spoil what they teach.
+            a first E-step on these would spoil what they teach. See also ``model.match.final_bank``.
         many_warmup_epochs: see ``many_labels``.
         keep_rounds: keep the weights that each E-step starts from, as checkpoints/round_XX.ckpt (XX rounds behind
             them), for `nvsm match`. A fit is resumed from last.ckpt, not from these.
@@ -62,10 +62,13 @@ class EMSchedule:
         number, rest = divmod(epoch - self.warmup_epochs, self.epochs_per_round)
         return number if rest == 0 and 0 <= number < self.rounds else None
 
+    def many(self, labels: int) -> bool:
+        """Whether so many labelled pictures are many (``many_labels``)."""
+        return 0 < self.many_labels <= labels
+
     def further_warmup(self, labels: int) -> int:
         """Epochs on the labels alone that ``labels`` labelled pictures ask for beyond ``warmup_epochs``."""
-        many = self.rounds and 0 < self.many_labels <= labels
-        return max(0, self.many_warmup_epochs - self.warmup_epochs) if many else 0
+        return max(0, self.many_warmup_epochs - self.warmup_epochs) if self.rounds and self.many(labels) else 0
 
     @property
     def last_start(self) -> int:
