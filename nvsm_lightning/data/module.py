@@ -281,24 +281,24 @@ class PoseData(LightningDataModule):
         anchors = PoseDataset(self._part_crops("train"), source, known, subtype=kinds)
         return self._loader(with_mirrors(anchors, self.mirror))
 
-    def pool_dataloader(self, rank: int = 0, world: int = 1, round: int = 0, count: int = 0) -> DataLoader[Batch]:
-        """The pool in order with hidden viewpoints, every ``world``-th picture from ``rank``; damaged pictures are left
-        out. With a ``count``, so many of them, others in every round.
+    def pool_dataloader(
+        self, rank: int = 0, world: int = 1, round: int = 0, count: int = 0, own: bool = False
+    ) -> DataLoader[Batch]:
+        """The pool (``own``: without ``extra_pool``) in order with hidden viewpoints, every ``world``-th picture from
+        ``rank``; damaged pictures are left out. With a ``count``, so many of them, others in every round.
 
         The first call decodes the whole pool, lists damaged pictures in ``skipped`` and warns once.
 
         Raises:
-            DataError: the pool is empty, or no picture of it can be read.
+            DataError: the pool (the own one) is empty, or no picture of it can be read.
         """
         self.require_pool()
-        positions = parts.part_of_pool(self._usable_pool(), count, round, self.seed)[rank::world]
-        offset = len(self.labelled)
-        pool = PoseDataset(
-            self._part_crops("train"),
-            torch.arange(offset, offset + len(self.pool)),
-            hidden(len(self.pool)),
-            index=torch.arange(len(self.pool)),
-        )
+        usable = [place for place in self._usable_pool() if not (own and self.pool[place].source)]
+        if not usable:
+            raise DataError(f"{self.root}: the pool is --data.extra_pool alone; set --trainer.em.extra_pool_from 0.")
+        positions = parts.part_of_pool(usable, count, round, self.seed)[rank::world]
+        index = torch.arange(len(self.pool))
+        pool = PoseDataset(self._part_crops("train"), len(self.labelled) + index, hidden(len(index)), index=index)
         return self._loader(Subset(pool, positions))
 
     def val_dataloader(self) -> DataLoader[Batch] | list:

@@ -132,7 +132,8 @@ class EMLoop(_FitLoop):
         """
         trainer, method = self.trainer, self.trainer.lightning_module
         data = trainer.datamodule  # type: ignore[attr-defined]
-        loader = data.pool_dataloader(trainer.global_rank, trainer.world_size, number, self.em.pool_per_round)
+        own = self.em.own_pool_in(number)
+        loader = data.pool_dataloader(trainer.global_rank, trainer.world_size, number, self.em.pool_per_round, own)
         # Every process fills its own rows; the sum over processes is the whole table. One column more marks filled
         # rows.
         table = torch.zeros(len(data.pool), columns + 1, device=method.device)

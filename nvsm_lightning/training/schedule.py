@@ -24,6 +24,8 @@ class EMSchedule:
             them), for `nvsm match`. A fit is resumed from last.ckpt, not from these.
         pool_per_round: pool pictures that an E-step looks at, others in every round until all had their turn; 0 = the
             whole pool. An M-step of three epochs draws fewer than a thousand of them.
+        extra_pool_from: first round (from 0; negative: from the last) that looks at ``data.extra_pool``, too.
+            A network that has learned from the own pool labels foreign pictures better than its first features.
         restarts: rounds (from 0; negative: from the last) after whose E-step the network goes back to the weights it
             began with and learns from the new pseudo labels alone. What the wrong ones of the first rounds have taught
             it is forgotten; else it goes on confirming its own mistakes. Leave it several epochs after the last.
@@ -36,6 +38,7 @@ class EMSchedule:
     pool_per_round: int = 0
     many_labels: int = 0
     many_warmup_epochs: int = 12
+    extra_pool_from: int = 0
     restarts: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -48,6 +51,14 @@ class EMSchedule:
 
         if self.rounds and any(not -self.rounds <= number < self.rounds for number in self.restarts):
             raise ConfigError(f"trainer.em.restarts {self.restarts} names rounds that are not among {self.rounds}.")
+        if self.rounds and not -self.rounds <= self.extra_pool_from < self.rounds:
+            raise ConfigError(
+                f"trainer.em.extra_pool_from {self.extra_pool_from} is not among the rounds, which are {self.rounds}."
+            )
+
+    def own_pool_in(self, number: int) -> bool:
+        """Whether round ``number`` looks at the pool without ``data.extra_pool``."""
+        return bool(self.rounds) and number < self.extra_pool_from % self.rounds
 
     def restarts_after(self, number: int) -> bool:
         """Whether the network starts afresh after the E-step of round ``number``."""

@@ -80,6 +80,17 @@ def test_processes_share_it_and_damaged_pictures_are_skipped(folder, other) -> N
     assert [indices(data.pool_dataloader(rank, 2)) for rank in range(2)] == [alone[0::2], alone[1::2]]
 
 
+def test_a_round_may_look_at_the_own_pool_alone(folder, other) -> None:
+    data = make(folder, PoseCSV(str(other)))
+    own = indices(data.pool_dataloader(own=True))
+    assert own == [place for place, record in enumerate(data.pool) if not record.source] and 0 < len(own) < 16
+    assert [indices(data.pool_dataloader(rank, 2, own=True)) for rank in range(2)] == [own[0::2], own[1::2]]
+    bare = make(folder, PoseCSV(str(other)))
+    bare.pool = [record for record in bare.pool if record.source]  # as where every own picture is labelled
+    with pytest.raises(DataError, match="extra_pool_from 0"):
+        bare.pool_dataloader(own=True)
+
+
 def test_a_fit_goes_on_with_the_same_further_pool_only(folder, other) -> None:
     state = make(folder, PoseCSV(str(other))).state_dict()
     make(folder, PoseCSV(str(other))).load_state_dict(state)

@@ -2,12 +2,15 @@
 
 import csv
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from nvsm_lightning.data import PoseCSV
+from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.matching.selection import SelectionSettings
 from nvsm_lightning.methods.nvsm import by_source
 from nvsm_lightning.training.schedule import EMSchedule
@@ -44,6 +47,29 @@ def test_its_truth_changes_nothing_but_the_reports(make_method, make_data, make_
     assert len(rows) == 24 and sum(marked) == 14 and len(data.pool) == 24
     errors = [(row["error_deg"], other["error_deg"]) for row, other in zip(rows, moved, strict=True)]
     assert all((one != two) == mark for (one, two), mark in zip(errors, marked, strict=True))
+
+
+@pytest.mark.slow
+def test_it_may_join_in_the_last_round(make_method, make_data, make_trainer, other, tmp_path) -> None:
+    """Rounds before are those of the own pool alone; the last one and the end of the fit look at both."""
+    runs = {}
+    for name, sources, start in (("own", [], 0), ("last", [other()], -1)):
+        method = make_method(selection=OPEN, match=MatchSettings(final_calibration="balanced"))
+        trainer = make_trainer(replace(EM, extra_pool_from=start), 3, default_root_dir=tmp_path / name)
+        seen, take = [], method.finish_matching
+        method.finish_matching = lambda *what, seen=seen, take=take: (seen.append(what[1]), take(*what))
+        trainer.fit(method, make_data(extra_pool=sources))
+        runs[name] = (method, seen, [len(read(tmp_path / name, round)) for round in range(2)])
+    (own, rows, kept), (last, joint, more) = runs["own"], runs["last"]
+    assert kept == [10, 10] and more == [10, 24]
+    assert torch.equal(joint[0][:10], rows[0]) and joint[0][10:].isnan().all() and joint[1].isfinite().all()
+    assert not torch.equal(own.model.null, last.model.null)
+
+
+def read(run: Path, round: int) -> list[dict[str, str]]:
+    """The pseudo labels that a round has written down."""
+    with (run / "tables" / f"matches_round_{round:02d}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow

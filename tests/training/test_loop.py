@@ -53,7 +53,7 @@ class TinyData(LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         return DataLoader(Rows(self.x[:2], self.labels[:2]))
 
-    def pool_dataloader(self, rank: int, world: int, round: int, count: int) -> DataLoader:
+    def pool_dataloader(self, rank: int, world: int, round: int, count: int, own: bool) -> DataLoader:
         rows = Rows(self.x[LABELLED:], torch.zeros(POOL))
         return DataLoader(Subset(rows, range(rank, POOL, world)), batch_size=2)
 
@@ -335,7 +335,7 @@ def test_two_processes_get_the_table_of_one(tmp_path: Path) -> None:
 
 def test_rows_of_skipped_pictures_are_nan(tmp_path: Path) -> None:
     class Skipping(TinyData):
-        def pool_dataloader(self, rank: int, world: int, round: int, count: int) -> DataLoader:
+        def pool_dataloader(self, rank: int, world: int, round: int, count: int, own: bool) -> DataLoader:
             rows = Rows(self.x[LABELLED:], torch.zeros(POOL))
             return DataLoader(Subset(rows, [0, 2, 8]), batch_size=2)
 

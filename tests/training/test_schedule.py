@@ -35,3 +35,16 @@ def test_restarts_follow_their_rounds_counted_from_either_end() -> None:
     with pytest.raises(ConfigError, match="names rounds that are not among 2"):
         EMSchedule(2, restarts=[-3])
     EMSchedule(0, restarts=[-1])  # what a data set's file says of NVSM does not stop NeMo
+
+
+def test_rounds_before_the_extra_pool_joins_look_at_the_own_one() -> None:
+    def own(*settings: int) -> list[bool]:
+        schedule = EMSchedule(settings[0], extra_pool_from=settings[1])
+        return [schedule.own_pool_in(number) for number in range(settings[0] + 1)]  # and behind the last: the null's
+
+    assert own(3, 0) == [False] * 4
+    assert own(3, 2) == own(3, -1) == [True, True, False, False]
+    assert not EMSchedule(0).own_pool_in(0)
+    for wrong in (3, -4):
+        with pytest.raises(ConfigError, match="is not among the rounds, which are 3"):
+            EMSchedule(3, extra_pool_from=wrong)
