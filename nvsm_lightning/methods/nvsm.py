@@ -361,7 +361,11 @@ class NVSM(NeMo):
                 numbers[f"em/pool_acc_{degrees}"] = float((error[error.isfinite()] < degrees).float().mean())
             text += f"; within 30 degrees of the hidden truth: {100 * numbers['em/precision_30']:.1f} %"
             text += f" ({matched}: {100 * numbers['em/pool_acc_30']:.1f} %)"
-        for name, (share, precision) in by_source([record.source for record in data.pool], labels.index, kept).items():
+        sources = [record.source for record in data.pool]
+        looked_at = {source for source, looked in zip(sources, seen.tolist(), strict=True) if looked}
+        for name, (share, precision) in by_source(sources, labels.index, kept).items():
+            if name not in looked_at:  # trainer.em.extra_pool_from
+                continue
             numbers |= {f"em/kept_{name}": share, f"em/precision_30_{name}": precision}
             text += f"; of {name} {100 * share:.1f} % kept, {100 * precision:.1f} % of them within 30 degrees"
         rank_zero_info(text)

@@ -50,9 +50,10 @@ def test_its_truth_changes_nothing_but_the_reports(make_method, make_data, make_
 
 
 @pytest.mark.slow
-def test_it_may_join_in_the_last_round(make_method, make_data, make_trainer, other, tmp_path) -> None:
+def test_it_may_join_in_the_last_round(make_method, make_data, make_trainer, other, tmp_path, monkeypatch) -> None:
     """Rounds before are those of the own pool alone; the last one and the end of the fit look at both."""
-    runs = {}
+    runs, told = {}, []
+    monkeypatch.setattr("nvsm_lightning.methods.nvsm.rank_zero_info", told.append)
     for name, sources, start in (("own", [], 0), ("last", [other()], -1)):
         method = make_method(selection=OPEN, match=MatchSettings(final_calibration="balanced"))
         trainer = make_trainer(replace(EM, extra_pool_from=start), 3, default_root_dir=tmp_path / name)
@@ -64,6 +65,7 @@ def test_it_may_join_in_the_last_round(make_method, make_data, make_trainer, oth
     assert kept == [10, 10] and more == [10, 24]
     assert torch.equal(joint[0][:10], rows[0]) and joint[0][10:].isnan().all() and joint[1].isfinite().all()
     assert not torch.equal(own.model.null, last.model.null)
+    assert ["of csv" in line for line in told] == [False, False, False, True]  # nothing of pictures not looked at
 
 
 def read(run: Path, round: int) -> list[dict[str, str]]:
