@@ -72,6 +72,9 @@ def test_a_fit_that_ends_early_keeps_the_bank_of_training_and_says_so(make_metho
     method = make_method(match=MatchSettings(final_bank="labels"))
     with pytest.warns(UserWarning, match=r"estimates are without match.final_bank\."):
         make_trainer(EM, 3, max_steps=1).fit(method, make_data())
+    plain = make_method()
+    make_trainer(EM, 3, max_steps=1).fit(plain, make_data())
+    assert torch.equal(method.model.bank.vertex, plain.model.bank.vertex)
 
 
 def test_unknown_banks_are_refused() -> None:
