@@ -54,16 +54,16 @@ class Study:
         return f"{variant.folder}/seed_{seed}{below}"
 
     def jobs(self) -> list[Job]:
-        """All fits, one draw after the other: what is there of an interrupted study can be compared."""
-        return [
-            Job(
-                self.name(variant, seed, fold),
-                (*variant.arguments, *self.folds[fold], "--seed_everything", str(seed)),
-            )
+        """All fits, one draw after the other: what is there of an interrupted study can be compared. ``{fit}`` in an
+        option is the name of the fit that is given it.
+        """
+        named = {
+            self.name(variant, seed, fold): (*variant.arguments, *self.folds[fold], "--seed_everything", str(seed))
             for seed in self.seeds
             for fold in range(len(self.folds))
             for variant in self.variants
-        ]
+        }
+        return [Job(name, tuple(word.replace("{fit}", name) for word in words)) for name, words in named.items()]
 
     def samples(self) -> list[Options]:
         """Arguments of a few fits in which every option of every variant and fold occurs."""

@@ -7,16 +7,14 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from nvsm_lightning.bench.finished import COMPARED
 from nvsm_lightning.bench.jobs import Job, run_jobs
-from nvsm_lightning.errors import ConfigError, WeightsError
-from nvsm_lightning.methods.calibration import Calibration
+from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.methods.guard import mirror_agreement
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.methods.nvsm import NULL
+from nvsm_lightning.methods.stored import checkpoint_of, model_weights, read_model
 from nvsm_lightning.report.results import write_json
 from nvsm_lightning.training.checkpoint_io import WholeFileIO
 
@@ -52,7 +50,7 @@ def check(choice: str, resumed: str | None, method: Any, data: Any, trainer: Any
     if choice != "fit" and not Path(choice).expanduser().exists():
         raise ConfigError(f"--guard: there is no {choice}. Give none, fit, or the run or checkpoint of a NeMo fit.")
     if choice != "fit":
-        read_model(checkpoint_of(Path(choice).expanduser()), method)
+        read_model(checkpoint_of(choice), method, "--guard")
     elif trainer.world_size > 1:
         raise ConfigError(
             "--guard fit trains the second model in one process, for which the others would wait too long. Fit it by "
@@ -90,11 +88,9 @@ def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path
     if choice == "fit" and trainer.is_global_zero:
         fit_labelled_only(folder, data)
     trainer.strategy.barrier("labelled-only fit")
-    path = checkpoint_of(folder / NAME if choice == "fit" else Path(choice).expanduser())
-    em, null = {key: value.clone() for key, value in _model(method.state_dict()).items()}, method.model.null
-    other, calibration, labelled = read_model(path, method)
-    if labelled is not None and labelled != [record.key for record in data.labelled]:
-        rank_zero_warn(f"--guard: {path} was trained with other labelled pictures than this fit.")
+    path = checkpoint_of(str(folder / NAME) if choice == "fit" else choice)
+    em, null = {key: value.clone() for key, value in model_weights(method.state_dict()).items()}, method.model.null
+    other, calibration = read_model(path, method, "--guard", [record.key for record in data.labelled])
     found = {"em": _agreement(method, data, trainer)}
     method.load_state_dict(other, strict=False)
     method.model.null = None  # it is of the pool as EM's network scores it
@@ -127,36 +123,6 @@ def fit_labelled_only(folder: Path, data: Any) -> None:
         run_jobs([job], folder)
     finally:
         os.environ.update(before)
-
-
-def checkpoint_of(path: Path) -> Path:
-    """The checkpoint that is meant by a run folder or a file."""
-    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-
-
-def read_model(path: Path, method: NeMo) -> tuple[dict[str, Tensor], Calibration, list[str] | None]:
-    """The weights and the bank in a checkpoint, as ``method`` has them, the temperature of its poses, and what was
-    labelled (None: it does not say).
-
-    Raises:
-        WeightsError: it cannot be read, or is of another network or mesh.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        weights = _model(content["state_dict"])
-    except Exception as error:
-        raise WeightsError(f"--guard: {path} cannot be read as a checkpoint ({type(error).__name__}).") from error
-    shapes = [{key: value.shape for key, value in each.items()} for each in (weights, _model(method.state_dict()))]
-    if shapes[0] != shapes[1]:
-        raise WeightsError(
-            f"--guard: {path} is of another network or mesh than this fit; give one of the same settings."
-        )
-    states = [value["labelled"] for value in content.values() if isinstance(value, dict) and "labelled" in value]
-    return weights, Calibration.load(content), states[0] if states else None
-
-
-def _model(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if key.startswith("model.")}
 
 
 def _agreement(method: NeMo, data: Any, trainer: Any) -> float:

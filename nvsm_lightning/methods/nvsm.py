@@ -31,6 +31,7 @@ from nvsm_lightning.matching.matcher import (
 from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings, gate_rank, label_weights, select
 from nvsm_lightning.methods.nemo import BANK_PICTURES, NeMo
+from nvsm_lightning.methods.stored import checkpoint_of, read_model
 from nvsm_lightning.metrics.pose import pose_error
 from nvsm_lightning.pose.likelihood import Evidence
 from nvsm_lightning.pose.solver import grid_losses
@@ -87,7 +88,7 @@ class NVSM(NeMo):
         super().setup(stage)
         if stage == "fit" and self.trainer.em.rounds and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             self.trainer.datamodule.require_pool()  # type: ignore[attr-defined]
-        if stage == "fit" and self.trainer.em.restarts:  # type: ignore[attr-defined]
+        if stage == "fit" and self.trainer.em.restarts_later(-1):  # type: ignore[attr-defined]
             self.beginning = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -328,6 +329,12 @@ class NVSM(NeMo):
         self._report(labels, found.viewpoint, data)
         self.refill_bank(data)
         self.products, self.anchors = {}, None  # gigabytes, perhaps, which nothing needs before the next E-step
+
+    def take_weights(self, teacher: str, data: Any) -> None:
+        """Network and bank of a finished fit, for the E-step to come."""
+        labelled = [record.key for record in data.labelled]
+        weights, _ = read_model(checkpoint_of(teacher), self, "--trainer.em.teacher", labelled)
+        self.load_state_dict(weights, strict=False)
 
     def start_afresh(self, data: Any) -> None:
         """Back to the weights that the fit began with, with an optimiser that remembers nothing (its rate goes on as

@@ -38,6 +38,9 @@ class Matcher(Protocol):
         hand them to ``data.accept``.
         """
 
+    def take_weights(self, teacher: str, data: Any) -> None:
+        """Match with the weights of a finished fit (``trainer.em.teacher``)."""
+
     def start_afresh(self, data: Any) -> None:
         """Go back to the weights that the fit began with, keeping the pseudo labels (``trainer.em.restarts``)."""
 
@@ -113,6 +116,8 @@ class EMLoop(_FitLoop):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(method, Matcher)  # _prepare has seen to it
         self._call(trainer.callbacks, "on_e_step_start", number)  # type: ignore[attr-defined]
+        if self.em.teacher:
+            method.take_weights(self.em.teacher, data)
         if self.em.keep_rounds:
             folder = Path(trainer.default_root_dir) / "checkpoints"
             trainer.save_checkpoint(folder / f"round_{number:02d}.ckpt", weights_only=True)

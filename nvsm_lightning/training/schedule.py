@@ -29,6 +29,10 @@ class EMSchedule:
         restarts: rounds (from 0; negative: from the last) after whose E-step the network goes back to the weights it
             began with and learns from the new pseudo labels alone. What the wrong ones of the first rounds have taught
             it is forgotten; else it goes on confirming its own mistakes. Leave it several epochs after the last.
+        teacher: a finished fit (its run folder or checkpoint) whose network takes the place of all rounds but the last:
+            the fit begins with the last round's E-step, by the teacher and over the present pool, and the network
+            learns from these labels alone, from its first weights. No warm-up. For pictures that came later, or another
+            generation; the labelled pictures should be those of the teacher.
     """
 
     rounds: int = 0
@@ -40,6 +44,7 @@ class EMSchedule:
     many_warmup_epochs: int = 12
     extra_pool_from: int = 0
     restarts: list[int] = field(default_factory=list)
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
         least = (self.rounds, self.warmup_epochs, self.pool_per_round, self.many_labels, self.many_warmup_epochs)
@@ -55,6 +60,8 @@ class EMSchedule:
             raise ConfigError(
                 f"trainer.em.extra_pool_from {self.extra_pool_from} is not among the rounds, which are {self.rounds}."
             )
+        if not self.rounds:
+            self.teacher = None  # what a fit says of NVSM does not stop the NeMo that its guard compares it with
 
     def own_pool_in(self, number: int) -> bool:
         """Whether round ``number`` looks at the pool without ``data.extra_pool``."""
@@ -62,7 +69,7 @@ class EMSchedule:
 
     def restarts_after(self, number: int) -> bool:
         """Whether the network starts afresh after the E-step of round ``number``."""
-        return number in (each % self.rounds for each in self.restarts)
+        return bool(self.teacher) or number in (each % self.rounds for each in self.restarts)
 
     def restarts_later(self, number: int) -> bool:
         """Whether the network will start afresh after a round behind ``number`` (-1: before the first)."""
@@ -70,6 +77,8 @@ class EMSchedule:
 
     def round_at(self, epoch: int) -> int | None:
         """The round whose E-step comes just before ``epoch``, or None."""
+        if self.teacher:
+            return self.rounds - 1 if epoch == 0 else None
         number, rest = divmod(epoch - self.warmup_epochs, self.epochs_per_round)
         return number if rest == 0 and 0 <= number < self.rounds else None
 
@@ -79,9 +88,12 @@ class EMSchedule:
 
     def further_warmup(self, labels: int) -> int:
         """Epochs on the labels alone that ``labels`` labelled pictures ask for beyond ``warmup_epochs``."""
-        return max(0, self.many_warmup_epochs - self.warmup_epochs) if self.rounds and self.many(labels) else 0
+        wanted = self.rounds and not self.teacher and self.many(labels)
+        return max(0, self.many_warmup_epochs - self.warmup_epochs) if wanted else 0
 
     @property
     def last_start(self) -> int:
         """Epoch that follows the last E-step; -1 without rounds."""
+        if self.teacher:
+            return 0
         return self.warmup_epochs + (self.rounds - 1) * self.epochs_per_round if self.rounds else -1

@@ -107,6 +107,13 @@ def test_each_fit_gets_its_own_options_and_all_fits_the_further_ones(tmp_path):
     assert [job.name.split("/")[-2] for job in jobs[:8]] == ["seed_0"] * 8, "a whole draw before the next one"
 
 
+def test_an_option_may_name_the_fit_that_it_is_given(tmp_path):
+    options = argparse.Namespace(labels="7", methods="nvsm", without="")
+    variants = few_shot.plan(options, ("--trainer.em.teacher", "runs/first/fits/{fit}"))
+    jobs = study.Study(variants, (0, 4), (("--a=[1]",), ("--a=[2]",))).jobs()
+    assert all(f"runs/first/fits/{job.name}" in job.arguments for job in jobs)
+
+
 def test_what_is_left_out_is_not_fitted():
     options = argparse.Namespace(labels="7,2600", methods="nemo,nvsm", without="2600/nvsm")
     names = [variant.folder for variant in few_shot.plan(options, ())]

@@ -48,3 +48,11 @@ def test_rounds_before_the_extra_pool_joins_look_at_the_own_one() -> None:
     for wrong in (3, -4):
         with pytest.raises(ConfigError, match="is not among the rounds, which are 3"):
             EMSchedule(3, extra_pool_from=wrong)
+
+
+def test_a_teacher_leaves_the_last_round_alone_before_the_first_epoch() -> None:
+    schedule = EMSchedule(4, 3, 6, many_labels=20, teacher="run")
+    assert [schedule.round_at(epoch) for epoch in range(20)] == [3, *[None] * 19]
+    assert schedule.last_start == 0 and schedule.further_warmup(50) == 0
+    assert schedule.restarts_after(3) and schedule.restarts_later(-1) and not schedule.restarts_later(3)
+    assert EMSchedule(0, teacher="run").round_at(0) is None  # NeMo has no use for it
