@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from nvsm_lightning.bench import few_shot, study
+from nvsm_lightning.bench import ablation, few_shot, study
 from nvsm_lightning.bench.published import published
 from nvsm_lightning.bench.study import read_folds, read_variants
 from nvsm_lightning.cli import bench, lightning_cli
@@ -213,8 +213,6 @@ def test_a_bench_over_real_fits(tmp_path, monkeypatch):
     assert len(rows_of(tmp_path / "out" / "pseudo_labels.csv")) == 1
 
     (tmp_path / "variants.yaml").write_text("base: []\nlonger: [--trainer.max_epochs=2]\n")
-    from nvsm_lightning.bench import ablation
-
     words[-1] = str(tmp_path / "ablation")
     ablation.run([str(tmp_path / "variants.yaml"), *words, "--config", "configs/methods/nemo.yaml"])
     rows = rows_of(tmp_path / "ablation" / "table.csv")
@@ -231,3 +229,13 @@ def test_variants_are_named_lists_of_options(tmp_path):
     (tmp_path / "one.yaml").write_text("base: []\n")
     with pytest.raises(ConfigError, match="at least two lines"):
         read_variants(str(tmp_path / "one.yaml"))
+
+
+def test_some_variants_of_a_file_may_be_chosen():
+    variants = {"base": (), "one": ("--a",), "two": ("--b",)}
+    assert ablation.chosen(variants, None) == variants
+    assert list(ablation.chosen(variants, "base, two").items()) == [("base", ()), ("two", ("--b",))]
+    with pytest.raises(ConfigError, match="the file has no variant three"):
+        ablation.chosen(variants, "base,three")
+    with pytest.raises(ConfigError, match="give at least two variants, the base first"):
+        ablation.chosen(variants, "base,base")
