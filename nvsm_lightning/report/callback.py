@@ -356,10 +356,12 @@ def prediction_table(keys: list[str], groups: list[str], rows: Rows, truth: Tens
     names = ("azimuth_deg", "elevation_deg", "theta_deg")
     head = ("key", *names, *(f"true_{name}" for name in names), "error_deg", "loss", "group")
     predicted = torch.cat((rows.viewpoint[:, :1] % (2 * torch.pi), wrap_angle(rows.viewpoint[:, 1:])), -1)
-    numbers = torch.cat((predicted.rad2deg(), truth.rad2deg(), error.rad2deg()[:, None], rows.loss[:, None]), -1)
+    numbers = torch.cat((predicted.rad2deg(), truth.rad2deg(), rows.loss[:, None]), -1)
+    # all digits: a pose of the grid may be off by just ten degrees, and tables made of this file count as results.json
+    errors = [told(value, ".9g") for value in error.double().rad2deg().tolist()]
     lines = [
-        (key, *("" if value != value else f"{value:.4f}" for value in line), group)
-        for key, group, line in zip(keys, groups, numbers.tolist(), strict=True)
+        (key, *map(told, angles), degrees, told(loss), group)
+        for key, group, degrees, (*angles, loss) in zip(keys, groups, errors, numbers.tolist(), strict=True)
     ]
     more, columns = posterior_columns(rows.posterior)
     if rows.placement.isfinite().any():
@@ -367,8 +369,13 @@ def prediction_table(keys: list[str], groups: list[str], rows: Rows, truth: Tens
         columns = [[*own, *where] for own, where in zip(known, rows.placement.tolist(), strict=True)]
     if more:
         pairs = zip(lines, columns, strict=True)
-        lines = [(*line, *("" if value != value else f"{value:.4f}" for value in further)) for line, further in pairs]
+        lines = [(*line, *map(told, further)) for line, further in pairs]
     return csv_text([(*head, *more), *lines])
+
+
+def told(value: float, digits: str = ".4f") -> str:
+    """A number as text; nothing where it is not known."""
+    return "" if value != value else format(value, digits)
 
 
 def csv_text(lines: list[tuple]) -> str:

@@ -90,6 +90,15 @@ def test_where_only_the_azimuth_is_labelled_an_assumed_elevation_is_not_compared
     assert "Only azimuths are compared" in capsys.readouterr().out
 
 
+def test_the_tables_count_an_error_near_a_threshold_as_the_results_do(tmp_path):
+    predicted = TRUTH + torch.tensor([[math.radians(degrees), 0, 0] for degrees in (9.99997, 10.00003, 0.0)])
+    results, _ = report(tmp_path, predicted, azimuth_only=True)
+    with (tmp_path / "tables" / "predictions.csv").open() as file:
+        below = [float(row["error_deg"]) < 10 for row in csv.DictReader(file)]
+    assert below == [True, False, True]
+    assert results["acc_pi_18"] == pytest.approx(200 / 3)
+
+
 def test_a_broken_prediction_counts_and_is_written_down(tmp_path):
     predicted = TRUTH.clone()
     predicted[1] = math.nan
