@@ -7,6 +7,7 @@ from nvsm_lightning.errors import WeightsError
 from nvsm_lightning.matching.selection import SelectionSettings
 from nvsm_lightning.training.averaging import MovingAverage
 from nvsm_lightning.training.schedule import EMSchedule
+from nvsm_lightning.training.trainer import EMTrainer
 
 ROUNDS = EMSchedule(rounds=3, epochs_per_round=1)
 OPEN = SelectionSettings(ring_deg=180.0, first_share=0.3, last_share=1.0, min_score=-10.0)
@@ -15,8 +16,6 @@ OPEN = SelectionSettings(ring_deg=180.0, first_share=0.3, last_share=1.0, min_sc
 @pytest.fixture(scope="module")
 def taught(make_method, make_data, tmp_path_factory):
     """A finished fit's folder, and the weights that it ended with."""
-    from nvsm_lightning.training.trainer import EMTrainer
-
     folder = tmp_path_factory.mktemp("teacher")
     quiet = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
     method = make_method()
@@ -72,7 +71,7 @@ def test_a_resumed_fit_does_without_it(make_method, make_data, make_trainer, tau
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_teacher_that_cannot_be_read_ends_the_fit(make_method, make_data, make_trainer, taught, tmp_path) -> None:
+def test_a_teacher_that_cannot_be_read_ends_the_fit(make_method, make_data, make_trainer, tmp_path) -> None:
     with pytest.raises(WeightsError, match=r"--trainer\.em\.teacher: .*nowhere cannot be read as a checkpoint"):
         make_trainer(EMSchedule(1, 1, teacher=str(tmp_path / "nowhere"))).fit(make_method(), make_data())
 
