@@ -11,9 +11,9 @@ import yaml
 from nvsm_lightning.bench.finished import COMPARED
 from nvsm_lightning.bench.jobs import Job, run_jobs
 from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.methods.final import NULL, TRAINING_BANK
 from nvsm_lightning.methods.guard import mirror_agreement
 from nvsm_lightning.methods.nemo import NeMo
-from nvsm_lightning.methods.nvsm import NULL
 from nvsm_lightning.methods.stored import checkpoint_of, model_weights, read_model
 from nvsm_lightning.report.results import write_json
 from nvsm_lightning.training.checkpoint_io import WholeFileIO
@@ -60,7 +60,7 @@ def check(choice: str, resumed: str | None, method: Any, data: Any, trainer: Any
 
 
 def exchanged(resumed: str | None, max_epochs: int | None) -> bool:
-    """Whether the guard has put other weights than EM's into this checkpoint.
+    """Whether the guard has put other weights than EM's into the checkpoint at this path.
 
     Raises:
         ConfigError: it has, and ``max_epochs`` says that the fit is to go on.
@@ -141,6 +141,7 @@ def _exchange(checkpoints: Path, method: NeMo) -> None:
     if "current_model_state" in content:  # beside an average of the weights
         content["current_model_state"] = content["state_dict"]
     method.calibration.save(content)
-    content.pop(NULL, None)
+    for name in (NULL, TRAINING_BANK):
+        content.pop(name, None)
     content[KEPT] = NAME
     WholeFileIO().save_checkpoint(content, last)  # the old one or the new one, whenever it is interrupted

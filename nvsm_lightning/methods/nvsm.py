@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -16,7 +15,6 @@ from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.features.backbone import STRIDE
 from nvsm_lightning.geometry.cameras import Camera, mirror_camera
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
-from nvsm_lightning.matching.calibration import pose_null
 from nvsm_lightning.matching.grid_products import GridProducts, anchor_sources, bank_source
 from nvsm_lightning.matching.matcher import (
     MODES,
@@ -30,6 +28,7 @@ from nvsm_lightning.matching.matcher import (
 )
 from nvsm_lightning.matching.pseudo import PseudoLabels
 from nvsm_lightning.matching.selection import SelectionSettings, gate_rank, label_weights, select
+from nvsm_lightning.methods.final import FinalEstimates
 from nvsm_lightning.methods.nemo import BANK_PICTURES, NeMo
 from nvsm_lightning.methods.stored import checkpoint_of, read_model
 from nvsm_lightning.metrics.pose import pose_error
@@ -37,10 +36,8 @@ from nvsm_lightning.pose.likelihood import Evidence
 from nvsm_lightning.pose.solver import grid_losses
 from nvsm_lightning.render.renderer import FeatureRenderer
 
-NULL = "pose_null"  # of a checkpoint
 
-
-class NVSM(NeMo):
+class NVSM(FinalEstimates, NeMo):
     """Neural view synthesis and matching. With no rounds (``--trainer.em.rounds 0``) it is NeMo.
 
     Args:
@@ -69,7 +66,7 @@ class NVSM(NeMo):
             )
         self.anchors: Anchors | None = None
         self.anchor_viewpoints: Tensor | None = None
-        self.objective, self.mirrored, self.finished = "", False, False
+        self.objective, self.mirrored = "", False
         self.matches: dict[str, Tensor] = {}
         self.beginning: dict[str, Tensor] = {}
         self.products: dict[tuple[str, FeatureRenderer], GridProducts] = {}
@@ -98,99 +95,11 @@ class NVSM(NeMo):
         super().on_save_checkpoint(checkpoint)
         if self.beginning and self.trainer.em.restarts_later(self.trainer.datamodule.round):  # type: ignore[attr-defined]
             checkpoint["beginning"] = self.beginning
-        if self.model.null is not None:
-            checkpoint[NULL] = {"losses": self.model.null, **self._null_of()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take both back.
-
-        Raises:
-            ConfigError: what its poses lose by themselves is of other poses or another score than this model's.
-        """
+        """Take them back."""
         super().on_load_checkpoint(checkpoint)
         self.beginning = checkpoint.get("beginning", self.beginning)
-        stored, mine = checkpoint.get(NULL), self._null_of()
-        self.model.null = None if stored is None else stored["losses"]
-        if stored is None:
-            return
-        same_poses = stored["starts"].shape == mine["starts"].shape and stored["starts"].allclose(mine["starts"])
-        if not same_poses or stored["objective"] != mine["objective"]:
-            raise ConfigError(
-                f"The checkpoint has losses of {len(stored['starts'])} poses by the score {stored['objective']}, which "
-                f"are taken off; the solver starts from {len(mine['starts'])}, and has {mine['objective']}. Leave "
-                "model.space, model.solver.name and model.solver.objective as they were."
-            )
-
-    def _null_of(self) -> dict[str, Any]:
-        """What the null is measured for: other poses or losses have another."""
-        return {"starts": self.model.starts().cpu(), "objective": self.model.solver.objective}
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """What has been measured of earlier weights is forgotten."""
-        self.model.null, self.finished = None, False
-
-    def on_validation_start(self) -> None:
-        """Ahead of the last validation, which fits the temperature, set what the final estimates are made with.
-        (Where an epoch has several, ahead of each of the last epoch's: it cannot be told which is the last.)
-        """
-        self._finish()
-
-    def on_train_epoch_end(self) -> None:
-        """The same where there is no validation part."""
-        self._finish()
-
-    def on_train_end(self) -> None:
-        """Say so where the fit has ended before its last epoch, and this was not done."""
-        if self._final_settings() and not self.finished:
-            names = " and ".join(self._final_settings())
-            rank_zero_warn(f"The fit ended before trainer.max_epochs: estimates are without {names}.")
-
-    def _final_settings(self) -> list[str]:
-        """What is due at the end of a fit that has E-steps."""
-        trainer: Any = self.trainer
-        if not trainer.em.rounds:
-            return []
-        bank, many = self.match_settings.final_bank, trainer.em.many(len(trainer.datamodule.labelled))
-        due = {
-            "match.final_bank": bank == "labels" or (bank == "many" and many),
-            "match.final_calibration": self.match_settings.final_calibration != "none",
-        }
-        return [name for name, wanted in due.items() if wanted]
-
-    def _finish(self) -> None:
-        """At the end of a fit, once: :meth:`set_final`, of the weights that will be tested."""
-        trainer: Any = self.trainer
-        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        ending = fitting and trainer.current_epoch + 1 == trainer.max_epochs
-        if ending and not self.finished and self._final_settings():
-            trainer.fit_loop.measuring(self.set_final)
-            self.finished = True
-
-    def set_final(self) -> None:
-        """The bank of the final estimates (``match.final_bank``), then the null of every pose over the pool, as that
-        bank scores it (``match.final_calibration``).
-        """
-        due = self._final_settings()
-        if "match.final_bank" in due:
-            self.fill_bank(self.trainer.datamodule.anchor_dataloader(limit=BANK_PICTURES))  # type: ignore[attr-defined]
-        if "match.final_calibration" in due:
-            self.measure_null()
-
-    def measure_null(self) -> None:
-        """Set ``model.null`` from the losses of the pool. Without gradients and in evaluation mode."""
-        kind, radius = self.match_settings.final_calibration, math.radians(self.match_settings.calibration_deg)
-        loop: Any = self.trainer.fit_loop
-        grid, shape = self.model.starts(), (len(self.model.meshes), len(self.model.starts()))
-
-        def losses(batch: dict[str, Any]) -> Float[Tensor, "batch column"]:
-            """Of every mesh at every start."""
-            return self.model.start_losses(batch["image"], batch["camera"]).flatten(1)
-
-        # those pictures that come after the ones of the last round
-        rows = loop.over_pool(losses, shape[0] * shape[1], loop.em.rounds, "what each pose loses by itself").cpu()
-        apart = viewpoint_error(grid[:, None], grid[None])
-        nulls = [pose_null(each, apart, kind, radius) for each in rows.unflatten(1, shape).unbind(1)]
-        self.model.null = torch.stack(nulls).to(self.device)
 
     def start_matching(self, round: int, data: Any) -> None:
         """Features of the labelled pictures at their own poses, from the current backbone; the score of this round."""

@@ -17,6 +17,11 @@ def labelled_means(method, data, trainer) -> torch.Tensor:
     return method.model.bank.vertex.clone()
 
 
+def network(method) -> dict[str, torch.Tensor]:
+    """What is trained of it beside the bank."""
+    return {name: value for name, value in method.state_dict().items() if "backbone" in name}
+
+
 @pytest.mark.parametrize("validated", [True, False])
 def test_the_last_estimates_are_made_with_means_of_the_labelled_pictures(
     make_method, make_data, make_trainer, checkpointed, tmp_path, validated
@@ -36,8 +41,7 @@ def test_the_last_estimates_are_made_with_means_of_the_labelled_pictures(
     assert [torch.equal(vertex, means) for vertex in seen] == ([False, False, True] if validated else [])
     state = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
     assert torch.equal(state["model.bank.vertex"], means) and torch.equal(method.model.bank.vertex, means)
-    network = [name for name in trained if "backbone" in name]
-    assert network and all(torch.equal(state[name], trained[name]) for name in network)
+    assert network(method) and all(torch.equal(state[name], trained[name]) for name in network(method))
     assert all(torch.equal(*pair) for pair in zip(data.pseudo_labels, other.pseudo_labels, strict=True))
 
 
@@ -75,6 +79,30 @@ def test_a_fit_that_ends_early_keeps_the_bank_of_training_and_says_so(make_metho
     plain = make_method()
     make_trainer(EM, 3, max_steps=1).fit(plain, make_data())
     assert torch.equal(method.model.bank.vertex, plain.model.bank.vertex)
+
+
+def test_a_finished_fit_that_goes_on_is_trained_with_the_bank_of_training(
+    make_method, make_data, make_trainer, checkpointed, tmp_path
+) -> None:
+    """As one that has never had the other."""
+    ends = []
+    for final_bank in ("training", "labels"):
+        folder, match = tmp_path / final_bank, MatchSettings(final_bank=final_bank)
+        make_trainer(EM, 3, **checkpointed(folder)).fit(make_method(match=match), make_data())
+        last = str(folder / "last.ckpt")
+        assert ("training_bank" in torch.load(last, weights_only=False)) == (final_bank == "labels")
+        further = make_method()
+        make_trainer(EM, 5, **checkpointed(folder)).fit(further, make_data(), ckpt_path=last)
+        ends.append(further.state_dict())
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_validating_within_the_last_epoch_changes_no_training(make_method, make_data, make_trainer) -> None:
+    plain, method = make_method(), make_method(match=MatchSettings(final_bank="labels"))
+    for each in (plain, method):
+        make_trainer(EM, 3, val_check_interval=0.5).fit(each, make_data())
+    assert all(torch.equal(value, network(method)[name]) for name, value in network(plain).items())
+    assert not torch.equal(plain.model.bank.vertex, method.model.bank.vertex)
 
 
 def test_unknown_banks_are_refused() -> None:
