@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_warn
 
 from nvsm_lightning.bench.finished import COMPARED
 from nvsm_lightning.bench.jobs import Job, run_jobs
@@ -44,7 +45,14 @@ def check(choice: str, resumed: str | None, method: Any, data: Any, trainer: Any
     if exchanged(resumed, trainer.max_epochs) or choice == "none":
         return False
     if not trainer.em.rounds or not isinstance(method, NeMo):
+        rank_zero_warn("--guard: this fit has no E-step, so there is nothing to guard.")
         return False
+    saver, last = trainer.checkpoint_callback, Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
+    if saver is None or saver.filename != "last" or Path(saver.dirpath or last.parent) != last.parent:
+        raise ConfigError(
+            f"--guard needs the checkpoint {last}, which this fit does not write: leave --checkpoint.filename and "
+            "--checkpoint.dirpath as they are, and checkpoints on (--trainer.fast_dev_run turns them off)."
+        )
     if not data.mirror:
         raise ConfigError("--guard asks for mirror images, and --data.mirror false says they are of another category.")
     if choice != "fit" and not Path(choice).expanduser().exists():

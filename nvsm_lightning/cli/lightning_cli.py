@@ -5,7 +5,6 @@ Order of settings, each winning over those before it: the packaged ``base.yaml``
 for ``validate``, ``test`` and ``predict`` the model settings of the checkpoint; every other option of the command line.
 """
 
-import contextlib
 import logging
 import os
 import shutil
@@ -32,7 +31,7 @@ from nvsm_lightning.cli.checkpoints import (
 )
 from nvsm_lightning.cli.left_out import left_out
 from nvsm_lightning.cli.parser import SuggestingParser
-from nvsm_lightning.cli.run_folder import choose_run_folder
+from nvsm_lightning.cli.run_folder import FreshFolder, choose_run_folder
 from nvsm_lightning.errors import ConfigError, NVSMError, WeightsError
 from nvsm_lightning.report.callback import RunReport
 from nvsm_lightning.report.em_panels import EMPanels
@@ -181,7 +180,10 @@ class NVSMCLI(LightningCLI):
         path = config.get("ckpt_path")
         if self.subcommand != "fit" and not path:
             raise ConfigError(f"nvsm {self.subcommand} needs a trained model: --ckpt_path <run>/checkpoints/last.ckpt")
+        if path == "last" and config.get("run_dir"):
+            path = f"{config['run_dir']}/checkpoints/last.ckpt"
         if path and path not in LIGHTNING_NAMES:
+            path = config["ckpt_path"] = str(Path(path).expanduser())
             check_category(path, read_hyper_parameters(path), config.get("data.init_args.category"))
 
     def instantiate_classes(self) -> None:
@@ -218,8 +220,6 @@ class NVSMCLI(LightningCLI):
         folder = choose_run_folder(str(self.subcommand), wanted, config["name"], config.get("ckpt_path"))
         folder.mkdir(parents=True, exist_ok=True)
         config["trainer.default_root_dir"] = str(folder)
-        if self.subcommand == "fit" and not config.get("ckpt_path") and int(os.environ.get("LOCAL_RANK", 0)) == 0:
-            clear(folder)
         earlier, first = folder / "config.yaml", folder / "config_first.yaml"
         if self.subcommand == "fit" and config.get("ckpt_path") and earlier.is_file() and not first.exists():
             shutil.copy(earlier, first)  # resuming writes config.yaml anew: what the run began with is kept
@@ -237,6 +237,8 @@ class NVSMCLI(LightningCLI):
         if self.subcommand != "fit":  # nothing to save, and no reason to speak of another run's checkpoint folder
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
             config["enable_checkpointing"] = False
+        elif not self.config["fit"].get("ckpt_path"):
+            callbacks = [FreshFolder(self.run_folder), *callbacks]
         if config.get("enable_progress_bar") is False:  # base.yaml names the bar, and Lightning refuses to have both
             config["callbacks"] = [each for each in config["callbacks"] or [] if not isinstance(each, ProgressBar)]
         return super()._instantiate_trainer(config, callbacks)
@@ -279,27 +281,6 @@ class NVSMCLI(LightningCLI):
         if subcommand == "predict":
             arguments["return_predictions"] = False  # RunReport writes them
         return arguments
-
-
-def clear(folder: Path) -> None:
-    """Remove what an earlier fit left in this folder and the new one may not write again (another number of rounds).
-    Its last checkpoint, from which the new one must not be resumed, is kept as ``checkpoints/previous.ckpt``.
-    """
-    last = folder / "checkpoints" / "last.ckpt"
-    with contextlib.suppress(FileNotFoundError):  # another node of the same fit may clear it, too
-        last.replace(last.with_name("previous.ckpt"))
-    for pattern in (
-        "results.json",
-        "guard.json",
-        "config_first.yaml",
-        "tables/*.csv",
-        "tables/*.md",
-        "media/*.png",
-        "checkpoints/round_*.ckpt",
-        "checkpoints/em.ckpt",
-    ):
-        for file in folder.glob(pattern):
-            file.unlink(missing_ok=True)
 
 
 def make_embedded_set(data: LightningDataModule) -> None:

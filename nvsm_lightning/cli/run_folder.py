@@ -1,8 +1,11 @@
 """Where a run lives: one folder with config.yaml, checkpoints/, metrics.csv, results.json, media/ and tables/."""
 
+import contextlib
 import os
 from datetime import datetime
 from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 VARIABLE = "NVSM_RUN_FOLDER"  # the first process tells the others of a distributed run, which would read another clock
 
@@ -40,3 +43,28 @@ def run_of_checkpoint(checkpoint: str | None) -> Path | None:
     folder = Path(checkpoint).expanduser().resolve().parent
     inside = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
     return folder.parent if inside else None
+
+
+class FreshFolder(Callback):
+    """Removes what an earlier fit left in the folder and the new one may not write again (another number of rounds),
+    when the new one begins and not before: one that cannot begin takes nothing away. Checkpoints of the earlier, from
+    which the new one must not be resumed, are kept as ``previous.ckpt`` and ``previous_em.ckpt``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Clear the folder, once a machine."""
+        if int(os.environ.get("LOCAL_RANK", 0)):
+            return
+        checkpoints = self.folder / "checkpoints"
+        for name, kept in (("last", "previous"), ("em", "previous_em")):
+            with contextlib.suppress(FileNotFoundError):  # another node of the same fit may clear it, too
+                (checkpoints / f"{name}.ckpt").replace(checkpoints / f"{kept}.ckpt")
+        for pattern in (
+            "results.json", "guard.json", "config_first.yaml", "tables/*.csv", "tables/*.md", "media/*.png",
+            "checkpoints/round_*.ckpt",
+        ):  # fmt: skip
+            for file in self.folder.glob(pattern):
+                file.unlink(missing_ok=True)

@@ -39,8 +39,9 @@ def mixture_log_density(
     error: Float[Tensor, "*batch"], concentration: float, share: float, on_circle: bool
 ) -> Float[Tensor, "*batch"]:
     """:func:`point_log_density` with probability ``1 - share``, uniform with probability ``share``."""
-    point = point_log_density(error, torch.tensor(concentration), on_circle)
-    return ((1 - share) * point.exp() + share).log()
+    point, shares = point_log_density(error, torch.tensor(concentration), on_circle), torch.tensor([1 - share, share])
+    narrow, uniform = shares.double().log()
+    return torch.logaddexp(narrow + point, uniform)  # in logs: narrow ones are as good as zero on the other side
 
 
 def fit_point(error: Float[Tensor, " picture"], on_circle: bool, shares: Tensor = SHARES) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from nvsm_lightning.geometry.meshes import Mesh
-from nvsm_lightning.geometry.viewpoints import only_azimuths, wrap_angle
+from nvsm_lightning.geometry.viewpoints import only_azimuths
 from nvsm_lightning.metrics.pose import azimuth_metrics, legacy_sqrt2_metrics, pose_error, pose_metrics
 from nvsm_lightning.report.gallery import contact_sheet, worst_median_best
 from nvsm_lightning.report.overlays import PREDICTED, TRUTH, captioned, overlay
@@ -191,7 +191,8 @@ class RunReport(Callback):
             return
         data = data_of(trainer)
         keys = keys_of(data, "predicted", rows)
-        angles = [[round(degrees(angle), 3) if angle.isfinite() else None for angle in pose] for pose in rows.viewpoint]
+        poses = rows.viewpoint_deg.tolist()
+        angles = [[round(angle, 3) if math.isfinite(angle) else None for angle in pose] for pose in poses]
         predictions = [
             {
                 "file": key,
@@ -355,8 +356,7 @@ def prediction_table(keys: list[str], groups: list[str], rows: Rows, truth: Tens
     """
     names = ("azimuth_deg", "elevation_deg", "theta_deg")
     head = ("key", *names, *(f"true_{name}" for name in names), "error_deg", "loss", "group")
-    predicted = torch.cat((rows.viewpoint[:, :1] % (2 * torch.pi), wrap_angle(rows.viewpoint[:, 1:])), -1)
-    numbers = torch.cat((predicted.rad2deg(), truth.rad2deg(), rows.loss[:, None]), -1)
+    numbers = torch.cat((rows.viewpoint_deg, truth.rad2deg(), rows.loss[:, None]), -1)
     # all digits: a pose of the grid may be off by just ten degrees, and tables made of this file count as results.json
     errors = [told(value, ".9g") for value in error.double().rad2deg().tolist()]
     lines = [

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nvsm_lightning.geometry.viewpoints import wrap_angle
 from nvsm_lightning.metrics.state import unique_rows
 
 
@@ -69,3 +70,9 @@ class Rows:
     seconds_per_image: float
     posterior: dict[str, Tensor]
     placement: Float[Tensor, "picture 3"]
+
+    @property
+    def viewpoint_deg(self) -> Float[Tensor, "picture 3"]:
+        """Viewpoints in degrees, azimuths from 0 to 360, the other angles from -180 to 180: a solver, or the middle of
+        a picture and its mirror image, may leave them beyond."""
+        return torch.cat((self.viewpoint[:, :1] % (2 * torch.pi), wrap_angle(self.viewpoint[:, 1:])), -1).rad2deg()

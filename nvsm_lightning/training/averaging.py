@@ -67,9 +67,10 @@ class MovingAverage(WeightAveraging):
         self.on_measure_start(trainer, method)
 
     def on_e_step_end(self, trainer: Trainer, method: Any, number: int) -> None:
-        """Go on training the other weights, with a bank of their own."""
+        """Go on training the other weights, with a bank of their own (a restart fills it by itself)."""
         self.on_measure_end(trainer, method)
-        if trainer.global_step > 0 and hasattr(method, "refill_bank"):
+        goes_on = trainer.global_step > 0 and not trainer.em.restarts_after(number)  # type: ignore[attr-defined]
+        if goes_on and hasattr(method, "refill_bank"):
             method.refill_bank(trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_restart(self, trainer: Trainer, method: LightningModule, number: int) -> None:

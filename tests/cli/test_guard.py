@@ -107,8 +107,9 @@ def test_a_fit_resumed_behind_the_guard_keeps_its_choice(place, monkeypatch, ave
     again = weights(run / "checkpoints" / "em.ckpt")
     assert all(torch.equal(again[key], value) for key, value in em.items())
     further = ["fit", "--config", str(run / "config.yaml"), "--run_dir", str(run), "--trainer.max_epochs", "2"]
-    with pytest.raises(ConfigError, match=r"holds the model of the labelled pictures alone.*em\.ckpt"):
-        lightning_cli.run([*further, "--ckpt_path", last])
+    for name in (last, "last"):
+        with pytest.raises(ConfigError, match=r"holds the model of the labelled pictures alone.*em\.ckpt"):
+            lightning_cli.run([*further, "--ckpt_path", name])
     lightning_cli.run([*further, "--ckpt_path", str(run / "checkpoints" / "em.ckpt"), "--guard", "none"])
     assert poses(run) != tested
 
@@ -119,10 +120,30 @@ def test_another_models_labels_are_noticed(place, monkeypatch) -> None:
         fit(place, "NVSM", "others", "--guard", str(place / "nemo"), "--seed_everything", "5")
 
 
+def trainer_like(**changes) -> SimpleNamespace:
+    """What the guard looks at of a trainer."""
+    saver = SimpleNamespace(filename="last", dirpath=None)
+    own = {"em": SimpleNamespace(rounds=1), "world_size": 1, "max_epochs": 1, "checkpoint_callback": saver}
+    return SimpleNamespace(default_root_dir="run", **(own | changes))
+
+
 def test_several_processes_do_not_wait_for_a_whole_fit() -> None:
-    trainer = SimpleNamespace(em=SimpleNamespace(rounds=1), world_size=2, max_epochs=1)
     with pytest.raises(ConfigError, match="give its run: --guard RUN"):
-        guard.check("fit", None, NeMo(), SimpleNamespace(mirror=True), trainer)
+        guard.check("fit", None, NeMo(), SimpleNamespace(mirror=True), trainer_like(world_size=2))
+
+
+@pytest.mark.parametrize(
+    "saver",
+    [None, SimpleNamespace(filename="best", dirpath=None), SimpleNamespace(filename="last", dirpath="elsewhere")],
+)
+def test_a_fit_without_its_checkpoint_is_refused_before_it_begins(saver) -> None:
+    with pytest.raises(ConfigError, match=r"needs the checkpoint run/checkpoints/last\.ckpt"):
+        guard.check("fit", None, NeMo(), SimpleNamespace(mirror=True), trainer_like(checkpoint_callback=saver))
+
+
+def test_a_guard_without_anything_to_guard_says_so() -> None:
+    with pytest.warns(UserWarning, match="nothing to guard"):
+        assert not guard.check("fit", None, NeMo(), None, trainer_like(em=SimpleNamespace(rounds=0)))
 
 
 def test_each_model_is_asked_about_the_pool_with_its_own_weights(place, monkeypatch) -> None:

@@ -155,6 +155,7 @@ def test_a_new_fit_in_an_old_folder_leaves_nothing_of_the_old_one(place, tmp_pat
     (tmp_path / "results.json").touch()
     (tmp_path / "notes.txt").touch()
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "em.ckpt").write_text("em")
     (tmp_path / "checkpoints" / "last.ckpt").write_text("old")  # a resumed fit must not take it for its own
     quiet = ("--test_after_fit", "false", "--trainer.enable_progress_bar", "false")
     cli = nvsm(place, "fit", "--run_dir", str(tmp_path), "--trainer.max_epochs", "1", *quiet)
@@ -163,6 +164,17 @@ def test_a_new_fit_in_an_old_folder_leaves_nothing_of_the_old_one(place, tmp_pat
     assert not (tmp_path / "results.json").exists()
     assert (tmp_path / "notes.txt").exists()
     assert (tmp_path / "checkpoints" / "previous.ckpt").read_text() == "old"
+    assert not (tmp_path / "checkpoints" / "em.ckpt").exists()
+    assert (tmp_path / "checkpoints" / "previous_em.ckpt").read_text() == "em"
+
+
+def test_a_fit_that_cannot_begin_takes_nothing_from_the_folder(place, tmp_path):
+    (tmp_path / "results.json").write_text("old")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "em.ckpt").write_text("old")
+    with pytest.raises(DataError):
+        nvsm(place, "fit", "--run_dir", str(tmp_path), "--data.root", str(tmp_path / "nowhere"))
+    assert (tmp_path / "results.json").read_text() == (tmp_path / "checkpoints" / "em.ckpt").read_text() == "old"
 
 
 def test_a_file_that_speaks_of_another_method_does_not_stop_a_test(fitted, place, tmp_path):

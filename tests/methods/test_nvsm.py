@@ -330,7 +330,7 @@ class Recorded(NVSM):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "averaged"), [("32-true", False), ("bf16-mixed", False), ("32-true", True)])
+@pytest.mark.parametrize(("precision", "averaged"), [("32-true", False), ("bf16-mixed", False), ("bf16-mixed", True)])
 def test_two_processes_train_the_model_that_one_trains(
     make_method, make_data, make_trainer, tmp_path, precision, averaged
 ) -> None:

@@ -85,3 +85,12 @@ def test_the_prior_is_narrow_where_labels_agree_and_uniform_where_they_are_sprea
     spread = [math.tau * k / 7 for k in range(7)]
     assert prior(spread, [0.3, 2.0]).abs().max() < 0.2
     assert prior([1.0], [2.0]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01])
+def test_a_narrow_distribution_leaves_the_other_side_a_finite_density(share) -> None:
+    """Where every validation picture is right the narrowest one without a uniform share fits best."""
+    density = mixture_log_density(torch.tensor([math.pi]), 3000.0, share, True)
+    assert density.item() == pytest.approx(
+        point_log_density(*torch.tensor([[math.pi], [3000.0]]), True).item() if share == 0 else math.log(share)
+    )

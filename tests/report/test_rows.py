@@ -21,6 +21,18 @@ def test_rows_come_in_order_once_with_unknown_truth_as_nan():
     assert gathered.seconds_per_image == 1.0  # four pictures were processed, one of them twice
 
 
+def test_angles_in_degrees_lie_within_one_turn():
+    rows = PictureRows()
+    rows.add(
+        {
+            "index": torch.tensor([0, 1]),
+            "viewpoint": torch.tensor([[-1.0, 190.0, 5.0], [360.5, -3.0, torch.nan]]).deg2rad(),
+        }
+    )
+    expected = torch.tensor([[359.0, -170.0, 5.0], [0.5, -3.0, torch.nan]], dtype=torch.float64)
+    torch.testing.assert_close(rows.gathered().viewpoint_deg, expected, atol=1e-4, rtol=0, equal_nan=True)
+
+
 def test_no_batch_gives_no_rows():
     assert len(PictureRows().gathered().index) == 0
 
