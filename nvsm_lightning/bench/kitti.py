@@ -46,9 +46,7 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
         if (results["dataset"], results["part"]) == ("kitti", "test") and not others_settings
     }  # fmt: skip
     others = {names[run]: run for run in runs if names[run] not in own}
-    # whatever the fit was labelled by: its list names no picture of KITTI
-    words = ("--data.label_list", "null", "--data.anchors", "spread", *further)
-    tests = run_tests(others, [Condition("kitti", words, (str(SETTINGS),))], out, options.parallel)
+    tests = run_tests(others, [Condition("kitti", tuple(further), (str(SETTINGS),))], out, options.parallel)
     folders = {**own, **{name: folder for (name, _), folder in tests.items()}}
     rows, seeds = level_rows({folders[names[run]]: results for run, results in runs.items()})
     write(rows, seeds, [read_results(folder) for folder in folders.values()], out)

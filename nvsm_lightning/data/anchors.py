@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from nvsm_lightning.data.datasets import Crops, PoseDataset, hidden
 from nvsm_lightning.data.labels import draw_labels, draw_views, enough, read_label_list, write_label_list
 from nvsm_lightning.data.record import Record, viewpoints
 from nvsm_lightning.errors import ConfigError, DataError
@@ -32,8 +33,10 @@ def check_way(way: str, label_list: str | None) -> str:
         raise ConfigError(f"--data.anchors must be one of {', '.join(WAYS)}; got {way!r}.")
     if label_list is None:
         return way
-    if way != "spread":
-        raise ConfigError(f"--data.label_list fixes the labelled pictures, and --data.anchors {way} chooses others.")
+    if way not in ("spread", "views"):  # which a data set's file may say
+        raise ConfigError(
+            f"--data.label_list fixes the labelled pictures, and --data.anchors {way} chooses others; leave one out."
+        )
     return f"manual:{label_list}"
 
 
@@ -125,10 +128,17 @@ def central(features: Float[Tensor, "picture dim"], count: int, seed: int) -> In
 
 
 @torch.no_grad()
-def describe_pictures(trainer: Any, loader: Iterable[Any]) -> Float[Tensor, "picture dim"]:
-    """What the trainer's model says of pictures before it has learned anything: rows of its ``describe``.
+def describe_pictures(
+    trainer: Any, crops: Crops, place: tuple[int, int], loader: Callable[[PoseDataset], Iterable[Any]]
+) -> tuple[list[Record], Float[Tensor, "picture dim"]]:
+    """Those of the pictures that can be read, and what the trainer's model says of each before it has learned anything:
+    rows of its ``describe``. Those of the first process count: another machine may round differently.
 
-    Those of the first process count: another machine may round differently.
+    Args:
+        trainer: whose model is asked.
+        crops: of the pictures.
+        place: number of this process and of all.
+        loader: makes batches of a data set.
 
     Raises:
         ConfigError: there is no model, or one that does not describe pictures.
@@ -137,11 +147,14 @@ def describe_pictures(trainer: Any, loader: Iterable[Any]) -> Float[Tensor, "pic
     if not hasattr(method, "describe"):
         raise ConfigError("--data.anchors kmeans needs a method that describes pictures: NeMo or NVSM.")
     assert method is not None
+    usable, _ = crops.usable(range(len(crops)), "pictures that --data.anchors kmeans may choose", *place)
     was_training = method.training
     method.eval()  # a picture is described whatever others are there
-    features = torch.cat([method.describe(batch) for batch in loader])
+    pictures = PoseDataset(crops, torch.tensor(usable), hidden(len(usable)))
+    features = torch.cat([method.describe(batch) for batch in loader(pictures)])
     method.train(was_training)
-    return trainer.strategy.broadcast(features) if trainer.world_size > 1 else features
+    features = trainer.strategy.broadcast(features) if trainer.world_size > 1 else features
+    return [crops.records[position] for position in usable], features
 
 
 def _random(total: int, count: int, seed: int) -> Int64[Tensor, " count"]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from nvsm_lightning.data.augment import Augmentation, augment
 from nvsm_lightning.data.crop_cache import Crop, CropCache
@@ -54,6 +54,10 @@ class CropMemory:
     def clear(self) -> None:
         """All of it is left again: the crops are gone."""
         self.left = self.size
+
+    def holds(self, pictures: int, spec: CropSpec) -> bool:
+        """Whether so many crops would find room."""
+        return pictures * 3 * spec.height * spec.width <= self.size
 
     def take(self, size: int) -> bool:
         """Whether ``size`` bytes are left; if so, they are taken."""
@@ -234,6 +238,13 @@ def collate(items: list[Batch]) -> Batch:
 def hidden(count: int) -> Float[Tensor, "count 3"]:
     """Viewpoints that are not to be seen: NaN."""
     return torch.full((count, 3), math.nan)
+
+
+def share_of(dataset: PoseDataset, positions: Sequence[int], rank: int, world: int) -> PoseDataset | Subset:
+    """What one of ``world`` processes evaluates: every ``world``-th of the positions; all of them where there are too
+    few for each to have one."""
+    mine = positions[rank::world] if len(positions) >= world else positions
+    return dataset if len(mine) == len(dataset) else Subset(dataset, mine)
 
 
 def with_mirrors(dataset: PoseDataset, mirrored: bool) -> PoseDataset:

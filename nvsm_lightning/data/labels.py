@@ -118,7 +118,8 @@ def read_label_list(path: Path, records: list[Record], count: int) -> Int64[Tens
     position = {record.key: index for index, record in enumerate(records)}
     chosen: list[int] = []
     for line, row in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        key = re.split(r"(?:^|\s)#", row, maxsplit=1)[0].strip()
+        whole = row.strip()
+        key = whole if whole in position else re.split(r"(?:^|\s)#", row, maxsplit=1)[0].strip()
         if not key:
             continue
         if key not in position:

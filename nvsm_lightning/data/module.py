@@ -18,7 +18,7 @@ from nvsm_lightning.data.anchors import check_way, choose_anchors, describe_pict
 from nvsm_lightning.data.augment import Augmentation
 from nvsm_lightning.data.crop_cache import CropCache
 from nvsm_lightning.data.crops import CropSpec
-from nvsm_lightning.data.datasets import Batch, CropMemory, Crops, PoseDataset, collate, hidden, with_mirrors
+from nvsm_lightning.data.datasets import Batch, CropMemory, Crops, PoseDataset, collate, hidden, share_of, with_mirrors
 from nvsm_lightning.data.extra_pool import check_sources, pool_from
 from nvsm_lightning.data.labels import no_pseudo_labels, write_label_list
 from nvsm_lightning.data.record import Record, subtypes, viewpoints
@@ -115,8 +115,10 @@ class PoseData(LightningDataModule):
         self.round = -1
         self.predicted: list[Record] = []
         self._pseudo = no_pseudo_labels()
+        self._taught: Float[Tensor, "label 3"] | None = None
         self._crops: dict[str, Crops] = {}
         self._usable: list[int] | None = None
+        self._roomy = True
 
     def read(self, root: Path, test_only: bool = False) -> list[Record]:
         """Every picture of the data set under ``root``; with ``test_only`` all labelled ones, as the test part."""
@@ -139,7 +141,8 @@ class PoseData(LightningDataModule):
         self._everything = self.read(parts.existing(self.root, "--data.root"))
         finished = stage in ("validate", "test", "predict")
         resumed = getattr(self.trainer, "resumed_from", None) is not None
-        if self.anchors == "kmeans" and (finished or resumed):  # the checkpoint will say which pictures were labelled
+        kmeans, listed = self.anchors == "kmeans", self.anchors.startswith("manual:")
+        if (kmeans and resumed) or (finished and (kmeans or listed)):  # the checkpoint will say which were labelled
             return self._divide([], stage)
         known = sum(record.part in ("train", "") and record.viewpoint is not None for record in self._everything)
         count = min(self.labels, known) if finished else self.labels  # a finished model needs none
@@ -167,6 +170,8 @@ class PoseData(LightningDataModule):
         parts.check_boxes([*self.labelled, *self.pool, *self.val, *self.test])
         if not self.val and stage in ("fit", "validate", None):
             rank_zero_warn(f"{self.root}: there is no validation part; validation is skipped.")
+        everything = len(self.labelled) + len(self.pool) + len(self.val) + len(self.test)
+        self._roomy = stage not in ("fit", None) or self._memory.holds(everything, self.crop)
         self._decode_labelled_parts(stage)
 
     @property
@@ -181,6 +186,12 @@ class PoseData(LightningDataModule):
     def require_pool(self) -> None:
         """DataError if the pool is empty."""
         parts.check_pool(self.pool, self.root)
+
+    @property
+    def label_viewpoints(self) -> Float[Tensor, "label 3"]:
+        """Viewpoints in radians of the pictures that the model was trained with, which need not be of this data set;
+        NaN where a checkpoint does not tell them."""
+        return viewpoints(self.labelled) if self._taught is None else self._taught
 
     def pool_truth(self) -> Float[Tensor, "pool 3"]:
         """True viewpoints of the pool in radians, NaN where unknown; for reports, nothing may be chosen by them."""
@@ -207,6 +218,7 @@ class PoseData(LightningDataModule):
         return {
             "category": self.category,
             "labelled": [record.key for record in self.labelled],
+            "labelled_viewpoint": viewpoints(self.labelled),
             "pool": parts.checksum(self.pool),
             "round": self.round,
             "index": index,
@@ -226,22 +238,18 @@ class PoseData(LightningDataModule):
                 "give a checkpoint of the same category, or change --data.category."
             )
         mine = [record.key for record in self.labelled]
-        other = self._everything and mine != state["labelled"]
-        if self.anchors == "kmeans" and other and len(mine) in (0, len(state["labelled"])):
-            # Chosen once: here the network may have begun with other weights, or rounded differently.
-            known = {record.key: record for record in self._everything if record.viewpoint is not None}
-            stage = None if self.trainer is None else self.trainer.state.fn
-            self._divide([known[key] for key in state["labelled"] if key in known], stage and stage.value)
-        same_labels = state["labelled"] == [record.key for record in self.labelled]
-        same_pool = state["pool"] == parts.checksum(self.pool)
-        if not (same_labels and same_pool):
-            if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+        if self._everything and mine != state["labelled"]:
+            chosen_once = self.anchors == "kmeans" and len(mine) == len(state["labelled"])
+            if not mine or chosen_once:  # the network may have begun with other weights here, or rounded differently
+                known = {record.key: record for record in self._everything if record.viewpoint is not None}
+                stage = None if self.trainer is None else self.trainer.state.fn
+                self._divide([known[key] for key in state["labelled"] if key in known], stage and stage.value)
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            unknown = torch.full((len(state["labelled"]), 3), torch.nan)  # to checkpoints of earlier versions
+            self._taught = state.get("labelled_viewpoint", unknown)
+            if not parts.is_same(state, self.labelled, self.pool):
                 return  # test or predict on other data: the pseudo labels have no meaning there and are not needed
-            what = "other labelled pictures" if not same_labels else "another pool"
-            raise DataError(
-                f"The checkpoint was trained with {what} than this run has ({len(state['labelled'])} labels then, "
-                f"{len(self.labelled)} now); resume with the same data, seed and label list, or start afresh."
-            )
+        parts.check_same(state, self.labelled, self.pool)
         self.round = state["round"]
         self._pseudo = (state["index"], state["viewpoint"], state["weight"])
 
@@ -322,14 +330,16 @@ class PoseData(LightningDataModule):
         self.predicted = parts.folder_records(folder, self.category, "--data.folder")
         crops = Crops(self.predicted, self.crop, self._memory)
         usable = self._skip(crops, range(len(self.predicted)), "pictures of the folder")
-        return self._loader(self._share(PoseDataset(crops, torch.arange(len(crops)), hidden(len(crops))), usable))
+        dataset = PoseDataset(crops, torch.arange(len(crops)), hidden(len(crops)))
+        return self._loader(share_of(dataset, usable, *self._place()))
 
     def _part_crops(self, part: str) -> Crops:
         """The crops of ``val``, ``test`` or ``train`` (labelled pictures, then the pool)."""
         part = self.test_on if part == "test" else part
         if part not in self._crops:
             records = {"train": [*self.labelled, *self.pool], "val": self.val, "test": self.test}[part]
-            self._crops[part] = Crops(records, self.crop, self._memory)
+            kept = part == "train" or self._roomy  # else memory is for what a fit shows most often
+            self._crops[part] = Crops(records, self.crop, self._memory if kept else CropMemory(0, self.crop_cache))
         return self._crops[part]
 
     def _training_set(self, limit: int | None = None) -> PoseDataset:
@@ -360,25 +370,15 @@ class PoseData(LightningDataModule):
     def _part(self, part: str, records: list[Record]) -> DataLoader[Batch]:
         source, known = torch.arange(len(records)), subtypes(records)  # known to methods that are told, and say so
         dataset = PoseDataset(self._part_crops(part), source, viewpoints(records), subtype=known)
-        return self._loader(self._share(dataset, range(len(dataset))))
+        return self._loader(share_of(dataset, range(len(dataset)), *self._place()))
 
     def _place(self) -> tuple[int, int]:
         """Number of this process and of all."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _share(self, dataset: PoseDataset, positions: Sequence[int]) -> PoseDataset | Subset:
-        """What this process evaluates: every ``world``-th of the positions; all of them where there are too few for
-        each to have one."""
-        rank, world = self._place()
-        mine = positions[rank::world] if len(positions) >= world else positions
-        return dataset if len(mine) == len(dataset) else Subset(dataset, mine)
-
     def _described(self, records: list[Record]) -> tuple[list[Record], Float[Tensor, "picture dim"]]:
-        """Those of the pictures that can be read, and what the network says of each."""
         crops = Crops(records, self.crop, CropMemory(0, self.crop_cache))
-        usable, _ = crops.usable(range(len(records)), "pictures that --data.anchors kmeans may choose", *self._place())
-        pictures = PoseDataset(crops, torch.tensor(usable), hidden(len(usable)))
-        return [records[position] for position in usable], describe_pictures(self.trainer, self._loader(pictures))
+        return describe_pictures(self.trainer, crops, self._place(), self._loader)
 
     def _usable_pool(self) -> list[int]:
         if self._usable is None:

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -150,3 +151,18 @@ def check_disjoint(train: Sequence[Record], test: Sequence[Record]) -> None:
 def checksum(records: Sequence[Record]) -> int:
     """A number that changes with the keys or their order."""
     return zlib.crc32("\n".join(record.key for record in records).encode())
+
+
+def is_same(state: Mapping[str, Any], labelled: Sequence[Record], pool: Sequence[Record]) -> bool:
+    """Whether a checkpoint's state is of these labelled pictures and this pool."""
+    return state["labelled"] == [record.key for record in labelled] and state["pool"] == checksum(pool)
+
+
+def check_same(state: Mapping[str, Any], labelled: Sequence[Record], pool: Sequence[Record]) -> None:
+    """DataError if a checkpoint, from which a fit is to be resumed, is of other pictures."""
+    if not is_same(state, labelled, pool):
+        what = "another pool" if state["labelled"] == [each.key for each in labelled] else "other labelled pictures"
+        raise DataError(
+            f"The checkpoint was trained with {what} than this run has ({len(state['labelled'])} labels then, "
+            f"{len(labelled)} now); resume with the same data, seed and label list, or start afresh."
+        )

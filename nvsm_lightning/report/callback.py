@@ -88,7 +88,9 @@ class RunReport(Callback):
         self, trainer: Trainer, pl_module: LightningModule, rows: Rows, truth: Tensor, error: Tensor
     ) -> dict[str, Any]:
         data = data_of(trainer)
-        labelled = label_viewpoints(data)
+        # of test data alone; a model of another set may have been trained with poses that are not known here
+        labelled = getattr(data, "label_viewpoints", torch.empty(0, 3)).double().cpu()
+        known = labelled[labelled.isfinite().all(1)]
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         skipped = getattr(data, "skipped", [])
         return {
@@ -105,8 +107,8 @@ class RunReport(Callback):
             **azimuth_metrics(rows.viewpoint[:, 0], rows.truth[:, 0]),
             "seconds_per_image": rows.seconds_per_image,
             "groups": group_metrics(getattr(data, "test", []), rows, error),
-            "baselines": measure_guesses(labelled, truth, seed),
-            **posterior_results(pl_module, rows, error, labelled),
+            "baselines": measure_guesses(known, truth, seed),
+            **posterior_results(pl_module, rows, error, known),
             "n_pool": len(getattr(data, "pool", [])),
             "n_skipped": len(skipped),
             "em_rounds": getattr(getattr(trainer, "em", None), "rounds", 0),
@@ -283,12 +285,6 @@ def degrees(angle: Tensor | float) -> float:
 def snake_case(name: str) -> str:
     """``EPFLCars`` -> ``epfl_cars``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def label_viewpoints(data: LightningDataModule) -> Tensor:
-    """Viewpoints of the labelled pictures in radians, [labels, 3]."""
-    rows = [record.viewpoint for record in getattr(data, "labelled", []) if record.viewpoint is not None]
-    return torch.tensor(rows, dtype=torch.double).reshape(-1, 3)
 
 
 def keys_of(data: LightningDataModule, part: str, rows: Rows | None) -> list[str]:

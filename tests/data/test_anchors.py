@@ -146,3 +146,27 @@ def test_the_labels_of_a_checkpoint_are_taken_over_not_chosen_again(folder, stag
         make(folder, "kmeans", labels=5).load_state_dict(fitted.state_dict())
     later.load_state_dict(fitted.state_dict())
     assert keys(later) == keys(fitted) and later.pool == fitted.pool and later.test == fitted.test
+
+
+@pytest.mark.parametrize("anchors", ["spread", "manual"])
+def test_a_model_of_one_set_tested_on_another_has_the_labels_that_it_was_trained_with(
+    write_csv, folder, tmp_path, anchors
+) -> None:
+    """Another set's pictures have other names, and its poses have taught nothing."""
+    fitted = make(folder, "spread")
+    fitted.write_label_list(tmp_path / "labels.txt")
+    other = write_csv([row | {"azimuth_deg": 10.0} for row in pose_rows(5, "test", 40)])
+    later = make(other, f"manual:{tmp_path / 'labels.txt'}" if anchors == "manual" else anchors, "test", labels=6)
+    assert len(later.test) == 5 and later.labelled == []
+    later.load_state_dict(fitted.state_dict())
+    assert torch.equal(later.label_viewpoints, viewpoints(fitted.labelled)) and later.labelled == []
+    state = fitted.state_dict()
+    del state["labelled_viewpoint"]  # of a checkpoint of earlier versions
+    later.load_state_dict(state)
+    assert later.label_viewpoints.shape == (6, 3) and later.label_viewpoints.isnan().all()
+
+
+def test_a_list_wins_over_the_way_that_a_data_sets_file_names(folder, tmp_path) -> None:
+    data = make(folder, "random")
+    data.write_label_list(tmp_path / "labels.txt")
+    assert keys(make(folder, "views", label_list=str(tmp_path / "labels.txt"))) == keys(data)

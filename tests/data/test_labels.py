@@ -67,11 +67,11 @@ def test_list_files_round_trip(tmp_path) -> None:
 
 
 def test_a_hash_inside_of_a_key_is_no_comment(tmp_path):
-    """Keys of KITTI are like that."""
-    keys = ("training/image_2/000007#0.png", "training/image_2/000007#2.png")
+    """Keys of KITTI are like that, and names of files may have a blank before it."""
+    keys = ("training/image_2/000007#0.png", "training/image_2/000007#2.png", "picture #1.jpg")
     records = [Record(tmp_path / key, key, "car", "train", (0.0, 0.0, 0.0)) for key in keys]
     write_label_list(tmp_path / "labels.txt", records[1:])
-    assert read_label_list(tmp_path / "labels.txt", records, 1).tolist() == [1]
+    assert read_label_list(tmp_path / "labels.txt", records, 2).tolist() == [1, 2]
 
 
 def hemisphere() -> tuple[torch.Tensor, list[str]]:

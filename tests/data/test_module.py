@@ -6,6 +6,7 @@ from layouts import pose_rows, truncate, write_picture
 from lightning.pytorch import LightningModule, Trainer
 
 from nvsm_lightning.data import CropSpec, PoseCSV, sampling
+from nvsm_lightning.data.datasets import CropMemory
 from nvsm_lightning.data.record import viewpoints
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.geometry.viewpoints import azimuth_bin
@@ -149,6 +150,18 @@ def test_processes_share_the_pictures_that_are_evaluated(folder) -> None:
         assert everything == list(range(len(everything))) and len(everything) >= 3
         assert [part(rank, 2, name) for rank in range(2)] == [everything[0::2], everything[1::2]]
         assert part(1, 30, name) == everything  # none is left without a picture: it would not take part in the result
+
+
+@pytest.mark.parametrize(("room", "kept"), [(39, (30, 4, 5)), (38, (30, 0, 0))])
+def test_where_memory_is_short_it_is_for_labelled_pictures_and_pool(folder, room, kept) -> None:
+    """39 crops of 6,144 bytes; validation and test pictures, decoded first and shown last, leave the pool its share."""
+    data = make(folder)
+    data._memory = CropMemory(room * 6144 / 1e6)
+    data._divide(data.labelled, "fit")
+    indices(data.pool_dataloader())
+    indices(data.val_dataloader())
+    crops = [data._crops[part] for part in ("train", "val", "test")]
+    assert tuple(len(each._kept) for each in crops) == kept
 
 
 def test_label_lists_can_be_given_back(folder, tmp_path) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nvsm_lightning.data.record import Record
+from nvsm_lightning.data.record import Record, viewpoints
 from nvsm_lightning.geometry.cameras import canonical_camera
 from nvsm_lightning.geometry.meshes import cuboid
 from nvsm_lightning.report.callback import RunReport, snake_case
@@ -42,7 +42,8 @@ def record(number, group=""):
 def report(folder, predicted, groups=("a", "a", "b"), further=None, **attributes):
     """Let the callback see a test of three pictures; returns its results, logger and the trainer."""
     records = [record(number, group) for number, group in enumerate(groups)]
-    data = SimpleNamespace(test=records, labelled=records[:2], pool=[], name="cars", category="car", **attributes)
+    labels = {"labelled": records[:2], "label_viewpoints": viewpoints(records[:2])}
+    data = SimpleNamespace(test=records, pool=[], name="cars", category="car", **labels, **attributes)
     loader = torch.utils.data.DataLoader(Pictures())
     trainer = SimpleNamespace(
         datamodule=data, default_root_dir=str(folder), is_global_zero=True, test_dataloaders=loader,
