@@ -59,7 +59,14 @@ def chosen(variants: dict[str, tuple[str, ...]], only: str | None) -> dict[str, 
 
 
 def plan(variants: dict[str, tuple[str, ...]], arguments: Sequence[str]) -> tuple[Variant, ...]:
-    """One variant for each line of the file; the options of the line win over those of the command line."""
+    """One variant for each line of the file; the options of the line win over those of the command line.
+
+    Raises:
+        ConfigError: a line has a number of labels of its own, which the table could not show.
+    """
+    for name, options in variants.items():
+        if any(word.split("=")[0] == "--data.labels" for word in options):
+            raise ConfigError(f"Variant {name}: --data.labels is the same for all, an option of the command itself.")
     return tuple(
         Variant(name, "", name, (*arguments, *options, "--data.test_on", "val")) for name, options in variants.items()
     )

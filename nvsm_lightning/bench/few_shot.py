@@ -66,6 +66,10 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
     folds = tuple((*shared.folds[0], *words) for words in categories.values()) or shared.folds
     study = Study(variants, shared.seeds, folds, tuple(categories))
     collected = study.run(shared.out, shared.parallel, check, given_runs(study, run_folders(options.runs)))
+    parts = {str(results["part"]): one.runs[where] for one in collected for where, results in one.results.items()}
+    if len(parts) > 1:
+        told = ", ".join(f"{run} on {part}" for part, run in sorted(parts.items()))
+        raise ConfigError(f"--runs: fits measured on different parts do not belong into one table: {told}.")
     write_tables(study, collected, shared.tables, "Few-shot bench", with_published=True)
     if categories:
         write_categories(study, collected, shared.tables)

@@ -7,13 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from nvsm_lightning.bench.jobs import REPLACED, Job, read_results, run_jobs
+from nvsm_lightning.bench.jobs import COMPARED, REPLACED, Job, read_results, run_jobs
 from nvsm_lightning.bench.study import Options, Study
 from nvsm_lightning.errors import ConfigError
 
 # those of a test cost time; neither Weights & Biases nor metrics.csv has anything that results.json lacks
 WITHOUT_LOGGERS = ("--trainer.logger", "false")
-COMPARED = "labelled_only"  # folder in a run: the fit that its guard has compared it with
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ def method_of(run: Path, results: dict[str, Any], names: set[str]) -> str:
         words = json.loads((run / "job.json").read_text(encoding="utf-8"))["arguments"]
     except (OSError, ValueError):
         return results["method"]
-    files = {Path(after).stem for word, after in pairwise(words) if word in ("--config", "-c")}
-    return next(iter(names & files), "")
+    files = [Path(after).stem for word, after in pairwise(words) if word in ("--config", "-c")]
+    return next((file for file in reversed(files) if file in names), "")  # the later file wins
 
 
 def checkpoint_of(run: Path) -> Path:

@@ -28,6 +28,7 @@ from nvsm_lightning.errors import ConfigError, NVSMError
 COMMAND = (sys.executable, "-m", "nvsm_lightning")
 TAIL = 15  # lines of the log of a failed fit that are shown
 REPLACED = "_replaced_"  # and a time: what the folder of a fit is called that was made anew
+COMPARED = "labelled_only"  # folder in a run: the fit that its guard has compared it with
 PATIENCE = 15.0  # seconds that a fit has to end by itself when everything is stopped
 
 
@@ -100,17 +101,22 @@ def finished(job: Job, folder: Path) -> bool:
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
-    """What decides whether a stored run is of this job: arguments, a checksum of each ``--config`` file, label list and
-    input."""
-    words = job.arguments
-    names = [after for word, after in pairwise(words) if word in ("--config", "-c")]
-    names += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
-    names += [after for word, after in pairwise(words) if word == "--data.label_list"]
-    names += [word.partition("=")[2] for word in words if word.startswith("--data.label_list=")]
-    names += [word.partition("manual:")[2] for word in words if "manual:" in word]
+    """What decides whether a stored run is of this job: arguments, a checksum of each ``--config`` file, label list,
+    teacher and input."""
+    names = _given(job.arguments, "--config", "-c", "--data.label_list")
+    names += [word.partition("manual:")[2] for word in job.arguments if "manual:" in word]
+    # another run (a teacher, or what the guard compares with) as its results tell it: made anew, it has others
+    runs = [Path(name) for name in _given(job.arguments, "--trainer.em.teacher", "--guard")]
+    names += [str(run / "results.json" if run.is_dir() else run) for run in runs if run.exists()]
     names += job.inputs
     files = {name: _checksum(Path(name)) if Path(name).is_file() else None for name in names}
-    return {"arguments": list(words), "files": files}
+    return {"arguments": list(job.arguments), "files": files}
+
+
+def _given(words: Sequence[str], *options: str) -> list[str]:
+    """Values of these options, given as two words or with an equals sign."""
+    after = [value for word, value in pairwise(words) if word in options]
+    return after + [value for word in words for name, _, value in [word.partition("=")] if value and name in options]
 
 
 def _checksum(path: Path) -> int:
@@ -192,7 +198,7 @@ def _run(waiting: list[Job], folder: Path, parallel: int, board: "_Board") -> di
 def _start(job: Job, folder: Path, environment: dict[str, str]) -> _Process:
     run = folder / job.name
     if not _same(job, run):  # what other settings left must neither count as a result nor be resumed
-        if any(run.glob("*/job.json")):
+        if any(file.parent.name != COMPARED for file in run.glob("*/job.json")):
             raise ConfigError(f"{run} holds other fits (folds of an earlier bench); choose another --out.")
         if (run / "results.json").is_file():  # hours of work, perhaps: moved aside
             run.rename(run.with_name(f"{run.name}{REPLACED}{datetime.now():%Y-%m-%d_%H-%M-%S}"))

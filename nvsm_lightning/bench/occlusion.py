@@ -61,9 +61,9 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
             raise ConfigError("Occluded pictures are made for one fold only; make them yourself and give --occluded.")
     conditions = [condition(level, shared.out, options) for level in levels]
     given = given_runs(study, run_folders(options.runs))
-    collected = study.run(shared.out, shared.parallel, check, given)
-    for level in levels if not options.release else ():
+    for level in levels if not options.release else ():  # before the fits: what is wrong with them is said now
         make_level(level, level_folder(level, shared.out, options), options, study, check)
+    collected = study.run(shared.out, shared.parallel, check, given)
     errors, localised = tested(study, collected, conditions, shared.out, shared.parallel)
     if not options.release:
         check_sources(errors, levels, partial(level_folder, out=shared.out, options=options))

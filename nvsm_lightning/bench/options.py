@@ -1,6 +1,7 @@
 """Options that benches share. What a bench does not know is an option of ``nvsm fit`` and goes to every fit."""
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,9 @@ def common(options: argparse.Namespace, further: Sequence[str], own: Sequence[st
     for word in further:
         if word.split("=")[0] in own:
             raise ConfigError(f"{word.split('=')[0]} is set by the bench itself; see `nvsm bench --help`.")
+        name = word.removeprefix("--").split("=")[0]
+        if word.startswith("--") and (near := difflib.get_close_matches(name, vars(options), n=1, cutoff=0.8)):
+            raise ConfigError(f"--{name} is no option of this bench. Did you mean --{near[0]}?")
     files = tuple(word for name in options.config for word in ("--config", name))
     out = Path(options.out).expanduser()
     seeds = numbers(options.seeds, "--seeds")

@@ -9,8 +9,7 @@ import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
-from nvsm_lightning.bench.finished import COMPARED
-from nvsm_lightning.bench.jobs import Job, run_jobs
+from nvsm_lightning.bench.jobs import COMPARED, Job, run_jobs
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.methods.final import NULL, TRAINING_BANK
 from nvsm_lightning.methods.guard import mirror_agreement

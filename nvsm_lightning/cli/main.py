@@ -32,8 +32,8 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    Own errors and a full disk become one line on standard error and status 2; ``--debug`` or ``NVSM_DEBUG=1`` shows the
-    traceback instead.
+    Own errors and those of files and disks become one line on standard error and status 2; ``--debug`` or
+    ``NVSM_DEBUG=1`` shows the traceback instead.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("NVSM_DEBUG", "") not in ("", "0")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # Python flushes it at exit
         return EXIT_ERROR
     except (NVSMError, OSError) as error:
-        if debug or not (isinstance(error, NVSMError) or error.errno == errno.ENOSPC):
+        if debug or not (isinstance(error, NVSMError) or error.errno == errno.ENOSPC or error.filename):
             raise
         return fail(one_line(error))
     except KeyboardInterrupt as stop:
@@ -96,6 +96,8 @@ def did_you_mean(word: str, known: "Sequence[str] | dict") -> str:
 
 def one_line(error: BaseException) -> str:
     """The error's own message; of an error re-raised from a data-loading worker, only what the worker said."""
+    if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+        return f"{error.strerror}: {error.filename} (--debug shows where)"
     if isinstance(error, OSError):
         return f"the disk is full ({error.filename or 'while writing'}). Free some space and resume with --ckpt_path."
     text = str(error)

@@ -1,5 +1,8 @@
 """The argument parser of the Lightning commands: a wrong setting gives one short message, with a suggestion."""
 
+import dataclasses
+import difflib
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -20,6 +23,7 @@ OTHER_METHOD = re.compile(r"Option '[^']+' is not accepted")  # in a file; on th
 CAUSE = re.compile(
     r"Problem with given class_path '(?P<name>[^']+)':\s*(?P<text>.*?)(?=\n    - |\n  Given value|\Z)", re.S
 )
+BASES = {"PoseMethod": "method", "PoseData": "data set"}
 
 
 class SuggestingParser(LightningArgumentParser):
@@ -36,7 +40,9 @@ class SuggestingParser(LightningArgumentParser):
         command = parser.prog.replace(" [options]", "")
         if re.search(r"\w+\.data, \w+\.model", message):
             message += ". Start from a configuration: nvsm fit --config configs/car_7shot.yaml"
-        self.exit(fail(f"{short(message)}\nAll settings: {command} --help"))
+        if re.search(r"required: (predict|test|validate)\.model", message):
+            message += ". Name the model's run: --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt"
+        self.exit(fail(f"{short(message)}\nAll settings: {command} {help_option(message)}"))
 
     def known_keys(self) -> list[str]:
         """Dotted names of all settings."""
@@ -47,7 +53,7 @@ class SuggestingParser(LightningArgumentParser):
             defaults = self.get_defaults(skip_validation=True)
         except Exception:  # a broken default file must not hide the message we are about to print
             return actions
-        return actions + [key.replace("init_args.", "") for key in _keys(defaults)]
+        return actions + [key.replace("init_args.", "") for key in _keys(defaults)] + settings_of_classes()
 
 
 def short(message: str) -> str:
@@ -58,18 +64,54 @@ def short(message: str) -> str:
     cause = causes[-1]
     text = " ".join(line.strip() for line in cause["text"].splitlines() if line.strip())
     name = cause["name"].rsplit(".", 1)[-1]
+    if name in BASES:
+        return f"No {BASES[name]} is chosen: put --config configs/car_7shot.yaml before the other files."
     if OTHER_METHOD.search(text):
         text += f" If it comes from a file: give the file that chooses {name} after it."
     return f"{name}: {text}"
 
 
+def help_option(message: str) -> str:
+    """The option that lists the settings of the class that a message is about, else of all."""
+    import nvsm_lightning.data
+    import nvsm_lightning.methods
+
+    for cause in reversed(list(CAUSE.finditer(message))):
+        name = cause["name"].rsplit(".", 1)[-1]
+        for section, room in (("data", nvsm_lightning.data), ("model", nvsm_lightning.methods)):
+            if hasattr(room, name) and name not in BASES:
+                return f"--{section}.help {name}"
+    return "--help"
+
+
+def settings_of_classes() -> list[str]:
+    """Dotted names of the settings that all data sets have, and of NVSM."""
+    from nvsm_lightning.data.module import PoseData
+    from nvsm_lightning.methods import NVSM, NeMo
+
+    return [*_settings(PoseData, "data"), *_settings(NeMo, "model"), *_settings(NVSM, "model")]
+
+
+def _settings(kind: Any, prefix: str) -> list[str]:
+    """Names of what a class is made with; of dataclasses among these their fields."""
+    names = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        names.append(f"{prefix}.{name}")
+        if dataclasses.is_dataclass(parameter.default):
+            names += _settings(type(parameter.default), f"{prefix}.{name}")
+    return names
+
+
 def suggestion(key: str, known: list[str]) -> str:
     """Nearest key by its whole dotted name, else by its last part."""
+    if key == "seed":
+        return " Did you mean 'seed_everything'?"
     near = did_you_mean(key, known)
     if near or not known:
         return near
     leaves = {name.rsplit(".", 1)[-1]: name for name in known}
-    return did_you_mean(key.rsplit(".", 1)[-1], leaves)
+    found = difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.6)
+    return f" Did you mean {leaves[found[0]]!r}?" if found else ""
 
 
 def _option_keys(options: Sequence[str]) -> list[str]:

@@ -55,9 +55,9 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
     )
     parser.add_argument("--labels", type=int, default=7, help="Labelled pictures to draw in the check.")
     parser.add_argument("--check", action="store_true", help="Read it as `nvsm fit` would, verify it, and count.")
-    if "--check" not in words:
+    if not any(word in ("--check", "-h", "--help") or word.startswith("--data") for word in words):
         parser.parse_args(list(words))
-        print(explanation(name, where, layout))
+        print(explanation(name, where, layout))  # at once: nothing was imported for it
         return 0
     import nvsm_lightning.data as rooms
 
@@ -65,6 +65,9 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
     cls = getattr(rooms, reader)
     parser.add_class_arguments(cls, "data", as_group=False, skip=common, instantiate=False)
     options = parser.parse_args(list(words))
+    if not options.check:
+        print(explanation(name, where, layout))
+        return 0
     if not options.root:
         raise DataError(f"nvsm prepare {name} --check needs the folder: --root DIR")
     own = options.data.as_dict() if "data" in options else {}
@@ -75,10 +78,13 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
 
     try:
         lines = prepare.check(data)
-    except DataError:
+    except DataError as error:
         if not Path(options.root).expanduser().exists():
             print(explanation(name, where, layout))
-        raise
+        said = str(error)  # in words of `nvsm fit`
+        for option in ("root", "labels", "category"):
+            said = said.replace(f"--data.{option}", f"--{option}")
+        raise DataError(said) from error
     for line in lines:
         print(line)
     faults = len(getattr(data, "faults", []))

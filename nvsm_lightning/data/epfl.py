@@ -57,6 +57,8 @@ class EPFLCars(PoseData):
         if test_only:
             return [record for n in here for record in self._sequence(table, n, "test", root)]
         elsewhere = self.test_root is not None
+        if self.category != "car":
+            raise DataError(f"EPFL's pictures show cars alone; correct --data.category {self.category}.")
         parts = parts_of_groups(self.sequences, here, "EPFL sequence", folder, elsewhere)
         return [record for n in here if n in parts for record in self._sequence(table, n, parts[n], root)]
 

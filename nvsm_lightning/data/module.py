@@ -317,7 +317,8 @@ class PoseData(LightningDataModule):
         """The test part in order (this process's share of it). Raises DataError if there is none."""
         if not self.test:
             missing = "validation" if self.test_on == "val" else "test"
-            raise DataError(f"{self.root} has no {missing} part; give one with --data.test_root or a split column.")
+            where = self.test_root or self.root
+            raise DataError(f"{where} has no {missing} part; give one with --data.test_root or a split column.")
         return self._part("test", self.test)
 
     def predict_dataloader(self) -> DataLoader[Batch]:

@@ -65,14 +65,14 @@ class Pascal3D(PublishedData):
 
     def categories(self, root: Path) -> list[str]:
         """The category asked for, or with ``all`` every one that has an ImageNet list."""
-        if self.category != "all":
-            return [self.category]
         found = sorted(
             file.name.removesuffix("_imagenet_train.txt") for file in root.glob("Image_sets/*_imagenet_train.txt")
         )
         if not found:
             raise DataError(f"{root / 'Image_sets'} holds no list <category>_imagenet_train.txt; {RELEASE}")
-        return found
+        if self.category not in ("all", *found):
+            raise DataError(f"{root} has no category {self.category!r}; it has {', '.join(found)} (--data.category).")
+        return found if self.category == "all" else [self.category]
 
     def _ids(self, root: Path, category: str, source: str, part: str) -> list[str]:
         """The ids of a list. The VOC half has VOC's, of all its pictures: meant are those that are here."""

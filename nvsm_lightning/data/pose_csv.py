@@ -74,7 +74,7 @@ class PoseCSV(PoseData):
         every = read_table(file, required=("file", *ANGLES))
         if self.group_column.lower() not in every[0][1] and self.group_column != "group":
             raise DataError(f"{file} has no column {self.group_column!r}; correct --data.group_column.")
-        mine = [pair for pair in every if pair[1].get("category", self.category).lower() == self.category.lower()]
+        mine = [pair for pair in every if (pair[1].get("category") or self.category).lower() == self.category.lower()]
         records: list[Record] = []
         seen: dict[str, int] = {}
         for line, row in mine:

@@ -124,6 +124,7 @@ def test_what_is_left_out_is_not_fitted():
     ("words", "message"),
     [
         (["--methods", "nemo,nvms", "--out", "x"], "Did you mean 'nvsm'"),
+        (["--method", "nemo", "--out", "x"], "--method is no option of this bench. Did you mean --methods"),
         (["--labels", "7", "--without", "20/nvsm", "--out", "x"], "--without 20/nvsm: expected labels/method"),
         (["--labels", "7,many", "--out", "x"], "--labels 7,many: expected"),
         (["--labels", "7", "--methods", "nemo", "--without", "7/nemo", "--out", "x"], "--without leaves nothing"),
@@ -239,3 +240,5 @@ def test_some_variants_of_a_file_may_be_chosen():
         ablation.chosen(variants, "base,three")
     with pytest.raises(ConfigError, match="give at least two variants, the base first"):
         ablation.chosen(variants, "base,base")
+    with pytest.raises(ConfigError, match=r"Variant two: --data\.labels is the same for all"):
+        ablation.plan({"base": (), "two": ("--data.labels=20",)}, ())

@@ -84,6 +84,29 @@ def test_other_labels_in_a_list_make_another_job(fit, tmp_path, words):
         assert len(list(out.rglob("calls.json"))) == runs
 
 
+@pytest.mark.parametrize("words", [("--trainer.em.teacher", "{}"), ("--guard={}",)])
+def test_another_run_made_anew_makes_another_job(fit, tmp_path, words):
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    teacher.mkdir()
+    plan = [Job("a", tuple(word.format(teacher) for word in words))]
+    for text, runs in (("{}", 1), ("{}", 1), ('{"seed": 1}', 2)):
+        (teacher / "results.json").write_text(text)
+        run_jobs(plan, out)
+        assert len(list(out.rglob("calls.json"))) == runs
+
+
+def test_a_fit_that_its_guard_has_compared_with_another_may_be_made_anew(fit, tmp_path):
+    run_jobs([Job("a", ("--x", "1"))], tmp_path)
+    (tmp_path / "a" / "labelled_only").mkdir()
+    (tmp_path / "a" / "labelled_only" / "job.json").write_text("{}")
+    run_jobs([Job("a", ("--x", "2"))], tmp_path)
+    assert len(list(tmp_path.glob("a_replaced_*"))) == 1
+    (tmp_path / "a" / "fold_1").mkdir()
+    (tmp_path / "a" / "fold_1" / "job.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds other fits"):
+        run_jobs([Job("a", ("--x", "3"))], tmp_path)
+
+
 def test_a_job_that_may_end_untested_is_asked_every_time(fit, tmp_path):
     job = Job("a", ("--untested",))
     with pytest.raises(NVSMError, match="1 of 1 fits failed"):

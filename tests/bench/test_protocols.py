@@ -113,6 +113,11 @@ def test_two_runs_of_one_job_are_not_guessed_between(fake_fit, tmp_path):  # noq
         few_shot.run([*words, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "d")])
     with pytest.raises(ConfigError, match="no folder"):
         few_shot.run([*words, "--runs", str(tmp_path / "gone"), "--out", str(tmp_path / "d")])
+    told = json.loads((made / "results.json").read_text())
+    (made / "results.json").write_text(json.dumps(told | {"part": "val"}))
+    two = [*WORDS, "--labels", "7", "--methods", "nemo,nvsm"]
+    with pytest.raises(ConfigError, match=r"different parts.*on test, .*on val"):
+        few_shot.run([*two, "--runs", str(tmp_path / "runs" / "a"), "--out", str(tmp_path / "e")])
 
 
 # ---------------------------------------------------------------------- unseen views

@@ -79,10 +79,13 @@ def test_debug_shows_the_traceback(how, command, monkeypatch):
         main(["fit", *(["--debug"] if how == "flag" else [])])
 
 
-def test_a_full_disk_is_one_line_and_other_system_errors_are_not_hidden(command, capsys):
+def test_errors_of_files_are_one_line_and_others_of_the_system_are_not_hidden(command, capsys):
     command(failing(OSError(errno.ENOSPC, "No space left on device", "last.ckpt")))
     assert main(["fit"]) == 2
     assert "the disk is full (last.ckpt)" in capsys.readouterr().err
+    command(failing(PermissionError(errno.EACCES, "Permission denied", "runs")))
+    assert main(["fit"]) == 2
+    assert "Permission denied: runs (--debug" in capsys.readouterr().err
     command(failing(FileNotFoundError("bug")))
     with pytest.raises(FileNotFoundError):
         main(["fit"])

@@ -81,7 +81,7 @@ def test_damaged_lists_and_missing_pictures(pascal) -> None:
     val.write_text("\n")
     with pytest.raises(DataError, match=r"car_imagenet_val.txt is empty"):
         data.read(pascal)
-    with pytest.raises(DataError, match=r"bus_imagenet_train.txt does not exist"):
+    with pytest.raises(DataError, match=r"has no category 'bus'; it has car \(--data\.category\)"):
         Pascal3D(str(pascal), category="bus").read(pascal)
 
 
