@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nvsm_lightning.bench import finished, kitti, speed, study, trials, unseen_views
+from nvsm_lightning.bench import finished, kitti, occlusion, speed, study, trials, unseen_views
 from nvsm_lightning.cli import doctor, lightning_cli, prepare, prepare_mesh, prepare_occluded
 from nvsm_lightning.cli.main import COMMANDS
 from nvsm_lightning.data.pose_csv import read_table
@@ -65,6 +65,7 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
             kitti, "find_runs", lambda folders: [(folder, {"dataset": "cars", "part": "test"}) for folder in folders]
         )
         monkeypatch.setattr(unseen_views, "write_lists", lambda folder, *rest: (folder / "seen.txt", 7))
+        monkeypatch.setattr(occlusion, "make_level", lambda *_: None)
         monkeypatch.setattr(speed, "measurers", lambda: {"raster": lambda budget: jobs.append(budget) or stop()})
         with pytest.raises(Stop):
             importlib.import_module(COMMANDS[words[0]][0]).run(words)
