@@ -21,6 +21,7 @@ from typing import IO, Any
 import yaml
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.text import Text
 
 from nvsm_lightning.errors import ConfigError, NVSMError
@@ -299,7 +300,7 @@ class _Board:
         self.done, self.failed = self.done + good, self.failed + (not good)
         state = "done" if good else f"[red]failed[/red] (status {process.popen.returncode})"
         self.console.print(
-            f"{self.done + self.failed}/{self.total} {process.job.name}: {state} after {_clock(seconds)}"
+            f"{self.done + self.failed}/{self.total} {escape(process.job.name)}: {state} after {_clock(seconds)}"
             f"{self._left(0.0)}",
             highlight=False,
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from nvsm_lightning.bench.statistics import Cell
@@ -87,7 +88,7 @@ class Sheet:
     def rich(self) -> Table:
         """For a terminal, intervals on a second line."""
         table = Table(
-            title=self.title, caption="\n".join(self.notes), box=SIMPLE_HEAD, title_justify="left",
+            title=escape(self.title), caption=escape("\n".join(self.notes)), box=SIMPLE_HEAD, title_justify="left",
             caption_justify="left",
         )  # fmt: skip
         for number, head in enumerate(self.heads):
@@ -99,7 +100,7 @@ class Sheet:
                 table.add_column(head, justify="right", overflow="fold")
         for line, after in zip(self.lines, [*self.lines[1:], None], strict=True):
             last = after is not None and after.group != line.group
-            table.add_row(*(_broken(cell) for cell in line.cells), style=STYLES[line.kind], end_section=last)
+            table.add_row(*(escape(_broken(cell)) for cell in line.cells), style=STYLES[line.kind], end_section=last)
         return table
 
     def picture(self, path: Path, size: float = 8.0) -> None:

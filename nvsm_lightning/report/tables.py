@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 LEGACY = ("acc_pi_6_legacy_sqrt2", "acc_pi_18_legacy_sqrt2", "med_err_deg_legacy_sqrt2")
@@ -55,7 +56,13 @@ class Row:
 
 def rich_table(rows: Sequence[Row], title: str, caption: str = "") -> Table:
     """The table for a terminal, with a rule between the method and the guessing rows."""
-    table = Table(title=title, caption=caption or None, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table = Table(
+        title=escape(title),
+        caption=escape(caption) or None,
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
     for header in HEADERS:
         table.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
     for row in rows:

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import json
 import re
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from nvsm_lightning.bench import ablation, few_shot, study
 from nvsm_lightning.bench.published import published
+from nvsm_lightning.bench.sheets import Line, Sheet
 from nvsm_lightning.bench.study import read_folds, read_variants
 from nvsm_lightning.cli import bench, lightning_cli
 from nvsm_lightning.cli.main import main
@@ -230,6 +233,14 @@ def test_variants_are_named_lists_of_options(tmp_path):
     (tmp_path / "one.yaml").write_text("base: []\n")
     with pytest.raises(ConfigError, match="at least two lines"):
         read_variants(str(tmp_path / "one.yaml"))
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are():
+    lines = tuple(Line("method", "", (name,)) for name in ("free [sideways]", "[/x]"))
+    sheet = Sheet("t", ("method",), lines, ("[b]",), 1)
+    console = Console(width=80, file=io.StringIO())
+    console.print(sheet.rich())
+    assert all(text in console.file.getvalue() for text in ("free [sideways]", "[/x]", "[b]"))
 
 
 def test_some_variants_of_a_file_may_be_chosen():
