@@ -102,9 +102,7 @@ def _item(item: dict[str, Any], size: list[float], where: str) -> Item:
         numbers = {}
     else:
         raise DataError(f"{where}: viewpoint is no struct ({viewpoint!r:.60}); unpack it again from the release.")
-    flags = {
-        name: _number(item.get(name), f"{where}: {name}") or 0.0 for name in ("truncated", "occluded", "difficult")
-    }
+    flags = {name: _number(item.get(name), f"{where}: {name}") or 0.0 for name in FLAGS}
     index = _number(item.get("cad_index"), f"{where}: cad_index") or 0.0
     if index != int(index) or not 0 <= index < 1e6:
         raise DataError(f"{where}: cad_index is {index}; unpack it again from the release.")

@@ -29,7 +29,6 @@ class KittiLabel:
     type: str
     truncated: float
     occluded: int
-    alpha: float
     box: tuple[float, float, float, float]
     height: float
     width: float
@@ -176,7 +175,7 @@ def read_labels(file: Path) -> list[KittiLabel]:
             raise DataError(f"{where}: occlusion level {words[2]} is not 0, 1, 2 or 3; unpack the labels again.")
         labels.append(
             KittiLabel(
-                row, words[0], numbers[0], int(occluded), numbers[2], (numbers[3], numbers[4], numbers[5], numbers[6]),
+                row, words[0], numbers[0], int(occluded), (numbers[3], numbers[4], numbers[5], numbers[6]),
                 numbers[7], numbers[8], numbers[9], (numbers[10], numbers[11], numbers[12]), numbers[13],
             )
         )  # fmt: skip

@@ -30,7 +30,7 @@ class FeatureBank(nn.Module):
         self.momentum, self.legacy_update = momentum, legacy_update
         self.register_buffer("vertex", _random_unit(vertices, dim))
         self.register_buffer("clutter", _random_unit(clutter_size, dim))
-        self.register_buffer("clutter_filled", torch.zeros((), dtype=torch.long))  # rows ever written
+        self.register_buffer("clutter_filled", torch.zeros((), dtype=torch.long))  # rows in use, from the first
         self.register_buffer("clutter_next", torch.zeros((), dtype=torch.long))  # next row to write
 
     @torch.no_grad()

@@ -56,11 +56,11 @@ def cells(feature_map: Float[Tensor, "batch dim h w"]) -> Float[Tensor, "batch h
 
 
 def similarity_table(
-    feature_map: Float[Tensor, "batch dim h w"], features: Float[Tensor, "vertex dim"]
+    cells: Float[Tensor, "batch hw dim"], features: Float[Tensor, "vertex dim"]
 ) -> Float[Tensor, "batch hw vertex"]:
     """Dot product of every cell with every vertex feature.
 
     Since ``<F(p), sum_k b_k f_k> = sum_k b_k <F(p), f_k>``, every render-and-compare loss of NeMo and NVSM and its pose
     gradient follow from this table without rendering a feature map: one matrix product a picture.
     """
-    return torch.matmul(cells(feature_map), features.T)
+    return torch.matmul(cells, features.T)

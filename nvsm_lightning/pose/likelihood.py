@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nvsm_lightning.features.reading import cells
+from nvsm_lightning.features.reading import cells, similarity_table
 from nvsm_lightning.geometry.cameras import Camera, project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 from nvsm_lightning.render.fragments import covered
@@ -45,7 +45,7 @@ class Evidence:
         if self._table is None:
             assert self.cells is not None and self.features is not None  # __init__ got them instead of the table
             with torch.autocast(self.clutter.device.type, enabled=False):
-                self._table = torch.matmul(self.cells, self.features.T)
+                self._table = similarity_table(self.cells, self.features)
         return self._table
 
     def usable(self) -> "Evidence":

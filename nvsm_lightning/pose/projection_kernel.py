@@ -1,8 +1,8 @@
 """Compiled projection of a mesh at one pose, and the way back of its gradient to the pose.
 
 The same formulas as :func:`nvsm_lightning.geometry.viewpoints.rotation_from_viewpoint` and
-:func:`nvsm_lightning.geometry.cameras.project`, with two parameters more (:data:`.space.PARAMETERS`). All arrays of one
-float type, float32 in the solver and float64 in its tests.
+:func:`nvsm_lightning.geometry.cameras.project`, with three parameters more: log distance factor, shift u, shift v. All
+arrays of one float type, float32 in the solver and float64 in its tests.
 """
 
 from math import cos, exp, sin

@@ -9,7 +9,7 @@ from torch.nn.functional import embedding_bag
 
 from nvsm_lightning.geometry.meshes import Mesh
 from nvsm_lightning.render.culling import hides_its_back
-from nvsm_lightning.render.engines import choose_engine, rasterize
+from nvsm_lightning.render.engines import rasterize
 from nvsm_lightning.render.fragments import Fragments, fragments
 from nvsm_lightning.render.visibility import visible_vertices
 
@@ -24,7 +24,7 @@ class FeatureRenderer(nn.Module):
     Args:
         mesh: the mesh; its vertices are kept for the caller's projection, drawing takes them projected.
         size: (height, width) of the map in cells.
-        engine: ``auto``, ``torch``, ``numba`` or ``nvdiffrast``; see :func:`.engines.rasterize`.
+        engine: ``auto``, ``torch``, ``numba``, ``triton`` or ``nvdiffrast``; see :func:`.engines.rasterize`.
     """
 
     vertices: Tensor
@@ -45,10 +45,6 @@ class FeatureRenderer(nn.Module):
         other = copy(self)
         other.size = size
         return other
-
-    def engine_on(self, uvz: Tensor) -> str:
-        """The engine that would draw ``uvz``: for run notes and the doctor."""
-        return choose_engine(self.engine, uvz.device)
 
     def fragments(self, uvz: Float[Tensor, "batch vertex 3"]) -> Fragments:
         """Seen vertices, weights and mask; see :func:`.fragments.fragments`."""

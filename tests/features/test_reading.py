@@ -83,7 +83,7 @@ def test_read_features_have_unit_length_and_pass_gradients_to_the_map_only(featu
 
 def test_cells_run_row_by_row_and_the_table_is_a_double_loop(feature_map) -> None:
     features = torch.randn(4, 5, generator=torch.Generator().manual_seed(2))
-    table = similarity_table(feature_map, features)
+    table = similarity_table(cells(feature_map), features)
     assert table.shape == (2, 54, 4)
     for row in range(6):
         for column in range(9):

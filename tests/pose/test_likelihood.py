@@ -36,7 +36,7 @@ def double(scene, channels: int = 0) -> tuple[Evidence, FeatureRenderer, Tensor,
         clutter = clutter[0]
     cells = feature_map.flatten(2).transpose(1, 2)
     return (
-        Evidence(similarity_table(feature_map, features), cells @ clutter, camera),
+        Evidence(similarity_table(cells, features), cells @ clutter, camera),
         renderer,
         features,
         feature_map,

@@ -106,4 +106,3 @@ def test_visibility_is_that_of_the_room(meshes, view):
     uvz, _, _ = view(mesh, SIZE, poses=2)
     renderer = FeatureRenderer(mesh, SIZE, "torch")
     assert torch.equal(renderer.visible(uvz), visible_vertices(uvz, mesh.faces, SIZE, "torch"))
-    assert renderer.engine_on(uvz) == "torch"
