@@ -54,13 +54,11 @@ class MovingAverage(WeightAveraging):
         """Put the averaged model in place; before the first step there is none."""
         if trainer.global_step > 0:
             self.on_validation_epoch_start(trainer, method)
-            torch.clear_autocast_cache()  # it holds copies of the weights as they were
 
     def on_measure_end(self, trainer: Trainer, method: LightningModule) -> None:
         """Put the weights in training back."""
         if trainer.global_step > 0:
             self.on_validation_epoch_end(trainer, method)
-            torch.clear_autocast_cache()
 
     def on_e_step_start(self, trainer: Trainer, method: LightningModule, number: int) -> None:
         """Match with the averaged model."""
