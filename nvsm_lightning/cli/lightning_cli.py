@@ -31,7 +31,7 @@ from nvsm_lightning.cli.checkpoints import (
 )
 from nvsm_lightning.cli.left_out import left_out
 from nvsm_lightning.cli.parser import SuggestingParser
-from nvsm_lightning.cli.run_folder import FreshFolder, choose_run_folder
+from nvsm_lightning.cli.run_folder import FreshFolder, choose_run_folder, leave_no_empty_folder
 from nvsm_lightning.errors import ConfigError, NVSMError, WeightsError
 from nvsm_lightning.report.callback import RunReport
 from nvsm_lightning.report.em_panels import EMPanels
@@ -120,6 +120,7 @@ def run_cli(
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
+        leave_no_empty_folder()
         own = own_error(error, option_value(arguments, "ckpt_path"))
         if own is None or own is error:
             raise

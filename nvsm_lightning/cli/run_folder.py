@@ -36,6 +36,15 @@ def choose_run_folder(command: str, wanted: str | None, name: str, checkpoint: s
     return free
 
 
+def leave_no_empty_folder() -> None:
+    """Remove the folder that :func:`choose_run_folder` has chosen last, and that of its group, if nothing is in it: of
+    a command that could not begin."""
+    chosen = [Path(os.environ[VARIABLE])] if VARIABLE in os.environ else []
+    for empty in (each for folder in chosen for each in (folder, folder.parent, folder.parent.parent)):
+        with contextlib.suppress(OSError):  # it holds something, or is not there
+            empty.rmdir()
+
+
 def run_of_checkpoint(checkpoint: str | None) -> Path | None:
     """The run folder that a checkpoint lies in, or None when it was moved out of one."""
     if not checkpoint:

@@ -236,6 +236,15 @@ def test_commands_on_a_trained_model_ask_for_it(place, tmp_path):
         nvsm(place, "test", "--run_dir", str(tmp_path))
 
 
+def test_a_command_that_cannot_begin_leaves_no_empty_folder(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="nowhere"):
+        nvsm(place, "fit", "--data.root", "nowhere")
+    with pytest.raises(ConfigError):
+        nvsm(place, "fit", "--model.lr", "-1")
+    assert not list(tmp_path.iterdir())
+
+
 def test_own_errors_come_through_parser_and_trainer_unharmed(place, tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         nvsm(place, "fit", "--data.root", "nowhere", "--run_dir", str(tmp_path))
