@@ -14,6 +14,13 @@ MATCHING = 600.0  # seconds that the others would go on matching
 start, match = NVSM.start_matching, NVSM.match
 
 
+def say(line: str) -> None:
+    """Writes the line and its end at once: ``print`` makes two writes of it where Python keeps no buffer
+    (``PYTHONUNBUFFERED``), and the other process may write in between.
+    """
+    os.write(1, f"{line}\n".encode())
+
+
 def start_matching(self: NVSM, round: int, data: object) -> None:
     self.matching_round = round
     start(self, round, data)
@@ -23,9 +30,9 @@ def matching(self: NVSM, batch: dict) -> object:
     rank, round = map(int, os.environ["KILL"].split())
     if self.matching_round == round:
         if self.global_rank == rank:
-            print(f"killed at {time.monotonic()}", flush=True)
+            say(f"killed at {time.monotonic()}")
             os.kill(os.getpid(), signal.SIGKILL)
-        print(f"process {os.getpid()} matches", flush=True)
+        say(f"process {os.getpid()} matches")
         time.sleep(MATCHING)
     return match(self, batch)
 
