@@ -62,7 +62,8 @@ def run_command(
     """Parse and run a command; returns the finished :class:`NVSMCLI`, which has trainer, model and datamodule."""
     command, files, options = split_arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = option_value(options, "ckpt_path")
+        named = [path for file in files if (path := content_of(file).get("ckpt_path"))]
+        checkpoint = option_value(options, "ckpt_path") or (named[-1] if named else None)
         if checkpoint and command != "fit":
             stored = Path(folder) / "checkpoint.yaml"
             settings = without_weight_file(read_hyper_parameters(checkpoint))
@@ -74,15 +75,20 @@ def run_command(
         return run_cli(NVSMCLI, arguments, model_class, data_class, trainer_class)
 
 
+def content_of(file: str) -> dict[str, Any]:
+    """What a configuration file says; nothing where it cannot be read, for which the parser has better words."""
+    try:
+        content = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def without_model(file: str, copy: Path) -> str:
     """The same configuration file, or a copy without its section ``model``: of another method, perhaps (a data set's
     file speaks of NeMo's), it would not be understood; the checkpoint's comes after it anyway."""
-    path = Path(file).expanduser()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return file  # the parser has better words
-    if not isinstance(content, dict) or content.pop("model", None) is None:
+    content = content_of(file)
+    if content.pop("model", None) is None:
         return file
     copy.write_text(yaml.safe_dump(content), encoding="utf-8")
     return str(copy)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nvsm_lightning.errors import ConfigError
+
 VARIABLE = "NVSM_RUN_FOLDER"  # the first process tells the others of a distributed run, which would read another clock
 
 
@@ -17,6 +19,9 @@ def choose_run_folder(command: str, wanted: str | None, name: str, checkpoint: s
     ``<run>/checkpoints/x.ckpt``, that run itself; for another command on such a checkpoint, ``<run>/<command>_<time>``,
     so that nothing of the fit is overwritten; else ``runs/<name>/<time>``. Several tasks that SLURM has started as one
     step share the name of that step, for their clocks differ.
+
+    Raises:
+        ConfigError: torchrun has started several processes, and nothing says what they share.
     """
     if wanted:
         return Path(wanted).expanduser().resolve()
@@ -28,6 +33,8 @@ def choose_run_folder(command: str, wanted: str | None, name: str, checkpoint: s
     origin = run_of_checkpoint(checkpoint)
     if origin and command == "fit":
         return origin
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError("torchrun starts processes of which each would choose a folder: name it, --run_dir runs/NAME")
     folder = (origin / f"{command}_{stamp}" if origin else Path("runs") / name / stamp).resolve()
     free, number = folder, 2
     while free.exists() and not shared:  # two runs in one second

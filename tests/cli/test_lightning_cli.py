@@ -202,6 +202,9 @@ def test_the_checkpoint_decides_the_architecture_and_options_the_rest(fitted, pl
     cli = nvsm(place, "test", "--ckpt_path", str(checkpoint), "--model.lr", "0.5", "--run_dir", str(place / "tested"))
     assert cli.model.backbone.dim == 16
     assert cli.model.lr == 0.5
+    named = place / "named.yaml"
+    named.write_text(f"ckpt_path: {checkpoint}\n")  # in a file as on the command line
+    assert nvsm(place, "test", "--config", str(named), "--run_dir", str(place / "again")).model.backbone.dim == 16
 
 
 def test_a_fit_takes_the_user_at_his_word_and_says_when_the_checkpoint_does_not_fit(fitted, place):

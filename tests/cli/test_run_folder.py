@@ -3,11 +3,14 @@ from pathlib import Path
 import pytest
 
 from nvsm_lightning.cli.run_folder import VARIABLE, choose_run_folder, run_of_checkpoint
+from nvsm_lightning.errors import ConfigError
+
+TORCHRUN = ("TORCHELASTIC_RUN_ID", "WORLD_SIZE")
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
-    for name in (VARIABLE, "LOCAL_RANK", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"):
+    for name in (VARIABLE, "LOCAL_RANK", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", *TORCHRUN):
         monkeypatch.setenv(name, "")  # remembered, so that what the code sets is undone
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -51,6 +54,18 @@ def test_the_other_processes_of_a_run_use_the_folder_of_the_first(monkeypatch):
     first = choose_run_folder("fit", None, "cars")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert choose_run_folder("fit", None, "cars") == first
+
+
+def test_under_torchrun_the_folder_is_asked_for(monkeypatch, tmp_path):
+    """Its processes share no clock and no name."""
+    for name, value in zip(("LOCAL_RANK", *TORCHRUN), ("0", "none", "2"), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"--run_dir runs/NAME"):
+        choose_run_folder("fit", None, "cars")
+    assert choose_run_folder("fit", "here", "cars") == tmp_path / "here"
+    assert choose_run_folder("fit", None, "x", checkpoint(tmp_path / "run")) == tmp_path / "run"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert choose_run_folder("fit", None, "cars").parent == tmp_path / "runs" / "cars"
 
 
 def test_under_slurm_the_tasks_of_a_step_share_a_folder_and_two_fits_of_a_job_do_not(monkeypatch, tmp_path):
