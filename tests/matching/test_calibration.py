@@ -7,6 +7,7 @@ import torch
 
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.matching.calibration import LEAST, ROUNDS, calibrate, pose_null
+from nvsm_lightning.matching.matcher import MatchSettings, calibrated_losses
 
 POSES = 36
 GRID = torch.tensor([(math.radians(10 * pose), 0.0, 0.0) for pose in range(POSES)])
@@ -116,3 +117,20 @@ def test_a_pool_of_rears_suffers_less_from_the_balanced_null_than_from_the_plain
     losses = biased_losses(truth, 0.0)
     balanced = right(calibrate(losses, APART, "balanced", math.radians(30)), truth)
     assert right(calibrate(losses, APART, "zscore", RADIUS), truth) + 0.1 < balanced
+
+
+def test_poses_of_which_no_picture_is_elsewhere_take_the_mean_null() -> None:
+    row = biased_losses(torch.zeros(1), 0.2)
+    losses = row + 1e-4 * torch.randn(40, POSES, generator=torch.Generator().manual_seed(0))  # all of one view
+    null = (losses - calibrate(losses, APART, "robust", RADIUS))[0]
+    far = APART[int(row.argmin())] > RADIUS  # the pictures' pose is elsewhere
+    torch.testing.assert_close(null[far], losses.mean(0)[far], atol=1e-5, rtol=0)
+    torch.testing.assert_close(null[~far], losses.mean(0)[far].mean().expand(int((~far).sum())), atol=1e-5, rtol=0)
+
+
+def test_the_e_step_gives_its_radius_in_degrees() -> None:
+    losses = biased_losses(pool("front"), 0.2)
+    settings = MatchSettings(calibration="robust", calibration_deg=30.0)
+    expected = calibrate(losses, APART, "robust", math.radians(30))
+    assert torch.equal(calibrated_losses(losses, APART, settings, 0), expected)
+    assert not torch.equal(expected, calibrate(losses, APART, "robust", RADIUS))

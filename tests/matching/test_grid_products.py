@@ -51,6 +51,24 @@ def test_of_anchors(pictures, ring, mean) -> None:
     assert expected.isinf().any() == (ring < 1)
 
 
+@pytest.mark.parametrize("mean", [False, True])
+def test_poses_that_show_nothing_of_what_an_anchor_has_seen_are_not_scored(pictures, mean) -> None:
+    """Both anchors, or the first alone, have seen one vertex."""
+    whole = anchors_of(pictures, [1, 4])
+    one = torch.zeros_like(whole.visible)
+    one[:, whole.visible[0].nonzero()[0, 0]] = True
+    for seen in (one, torch.cat((one[:1], whole.visible[1:]))):
+        anchors = Anchors(whole.vertex * seen[..., None], seen, whole.viewpoint)
+        sources = anchor_sources(anchors, GRID, math.pi)
+        products = GridProducts(sources, pictures.clutter, GRID, pictures.renderer, mean=mean)
+        found = products.losses(pictures.feature_map, pictures.camera)
+        expected = anchor_losses(
+            pictures.feature_map, pictures.clutter, pictures.camera, anchors, GRID, math.pi, pictures.renderer, mean
+        )
+        torch.testing.assert_close(found, expected, atol=3e-6, rtol=0)
+        assert expected.isinf().any() == (seen is one) and expected.isfinite().any()
+
+
 def test_bf16_products_choose_the_same_poses(pictures) -> None:
     exact = of_bank(pictures).losses(pictures.feature_map, pictures.camera)
     rounded = of_bank(pictures, dtype=torch.bfloat16).losses(pictures.feature_map, pictures.camera)
@@ -79,3 +97,13 @@ def test_distances_between_are_close(pictures) -> None:
     found, expected = of_bank(pictures).losses(pictures.feature_map, camera), table_losses(pictures, camera)
     assert (found - expected).abs().mean() < 0.02
     assert (found.argmin(1) == expected.argmin(1)).float().mean() >= 0.75
+
+
+def test_pictures_of_several_boxes_each_get_their_own_maps(pictures) -> None:
+    """All at one distance; a box hides what lies outside it."""
+    count = len(pictures.viewpoint)
+    box = torch.tensor([[4.0 + k, 2.0, 36.0 - k, 14.0] for k in range(count)])
+    camera = Camera(torch.full((count,), 5.0), torch.full((count,), 180.0), pictures.camera.principal, box)
+    found, expected = of_bank(pictures).losses(pictures.feature_map, camera), table_losses(pictures, camera)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (expected - table_losses(pictures, pictures.camera)).abs().max() > 0.01

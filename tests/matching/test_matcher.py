@@ -11,6 +11,7 @@ from nvsm_lightning.matching.matcher import (
     Choice,
     MatchSettings,
     anchor_losses,
+    calibrated_losses,
     choose,
     mirrored_poses,
     refined_modes,
@@ -248,3 +249,37 @@ def test_later_rounds_have_a_calibration_of_their_own() -> None:
     assert MatchSettings(calibration="robust").calibration_in(1) == "none"
     with pytest.raises(ConfigError, match="calibration"):
         MatchSettings(later_calibration="something")
+
+
+def modes_of(pictures, losses):
+    return refined_modes(evidence_of(pictures), losses, SPACE, pictures.renderer, "area", 0)
+
+
+def test_the_margin_is_of_calibrated_losses_and_the_score_is_not(pictures) -> None:
+    losses, grid = bank_losses(pictures), SPACE.grid()
+    settings = MatchSettings(calibration="zscore")
+    found = choose(losses, modes_of(pictures, losses), grid, settings, RIVAL)
+    apart = viewpoint_error(grid[:, None], grid[None])
+    calibrated = calibrated_losses(losses, apart, settings, 0)
+    assert not torch.allclose(calibrated, losses, atol=0.1)
+    for item in range(8):
+        best = int(calibrated[item].argmin())
+        rivals = calibrated[item][apart[best] > RIVAL]
+        assert float(found.margin[item]) == pytest.approx(float(rivals.min() - calibrated[item, best]), abs=1e-5)
+        assert float(found.score[item]) == pytest.approx(1 - float(losses[item, best]), abs=1e-6)
+
+
+def test_a_pose_far_from_both_refined_ones_is_that_of_the_grid(pictures) -> None:
+    """Calibration may choose a third pose."""
+    losses, grid = bank_losses(pictures), SPACE.grid()
+    modes = modes_of(pictures, losses)
+    third = int(viewpoint_error(grid[:, None], modes[0][None]).amin(1).argmax())
+    losses[0, third] = losses[0].min() - 0.1
+    found = choose(losses, modes, grid, MatchSettings(), RIVAL)
+    assert torch.equal(found.viewpoint[0], grid[third]) and int(found.best[0]) == third
+
+
+def test_one_picture_without_a_box_has_all_scored_by_area(pictures) -> None:
+    box = pictures.camera.box.clone()
+    box[0] = torch.tensor([2.0, 3.0, 30.0, 12.0])
+    assert MatchSettings().objective(Camera(*pictures.camera.tensors()[:3], box)) == "area"

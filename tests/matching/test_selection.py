@@ -71,6 +71,16 @@ def test_every_turn_bin_keeps_its_floor() -> None:
     assert labels.index.tolist() == [*range(16), 28, 29, 38, 39]
 
 
+def test_the_floor_is_a_share_of_all_pictures_of_a_bin() -> None:
+    """Not of those that pass the other gates: six of ten have too low a score."""
+    viewpoint = poses(*([10.0] * 20), *([100.0] * 10))
+    score = torch.ones(30)
+    score[20:26] = -20.0
+    margin = torch.cat((torch.full((20,), 5.0), torch.arange(10).float() / 10))
+    labels = choose(viewpoint, changed(first_share=0.4, bin_floor=0.5), score=score, margin=margin)
+    assert labels.index.tolist() == [*range(12), 28, 29]  # 0.4 * 0.5 of ten pictures
+
+
 def test_the_floor_does_not_open_other_gates() -> None:
     labels = choose(poses(*([100.0] * 10)), changed(ring_deg=45.0, bin_floor=1.0))
     assert len(labels) == 0
@@ -146,6 +156,6 @@ def test_ranks_do_not_depend_on_pictures_that_were_not_looked_at() -> None:
 
 
 def test_soft_weights_follow_the_rank_and_hard_ones_do_not() -> None:
-    rank = torch.tensor([4.0, 2.0, 1.0, 0.0, 3.0])
+    rank = torch.tensor([9.0, 2.0, 1.0, 0.0, 3.0])  # median 2, mean 3
     assert label_weights(rank, "hard").tolist() == [1] * 5
     assert label_weights(rank, "soft").tolist() == pytest.approx([1, 1, 0.5, 0.1, 1])

@@ -81,10 +81,11 @@ def test_a_fit_that_ends_early_keeps_the_bank_of_training_and_says_so(make_metho
     assert torch.equal(method.model.bank.vertex, plain.model.bank.vertex)
 
 
+@pytest.mark.parametrize("rounds", [2, 4])
 def test_a_finished_fit_that_goes_on_is_trained_with_the_bank_of_training(
-    make_method, make_data, make_trainer, checkpointed, tmp_path
+    make_method, make_data, make_trainer, checkpointed, tmp_path, rounds
 ) -> None:
-    """As one that has never had the other."""
+    """As one that has never had the other, and with rounds left its next E-step matches with it."""
     ends = []
     for final_bank in ("training", "labels"):
         folder, match = tmp_path / final_bank, MatchSettings(final_bank=final_bank)
@@ -92,7 +93,7 @@ def test_a_finished_fit_that_goes_on_is_trained_with_the_bank_of_training(
         last = str(folder / "last.ckpt")
         assert ("training_bank" in torch.load(last, weights_only=False)) == (final_bank == "labels")
         further = make_method()
-        make_trainer(EM, 5, **checkpointed(folder)).fit(further, make_data(), ckpt_path=last)
+        make_trainer(EMSchedule(rounds, 1), 5, **checkpointed(folder)).fit(further, make_data(), ckpt_path=last)
         ends.append(further.state_dict())
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 

@@ -1,10 +1,16 @@
 """``match.final_calibration``: what each pose loses by itself, taken off the estimates of a finished fit."""
 
+import math
+
 import pytest
 import torch
 
 from nvsm_lightning.errors import ConfigError
+from nvsm_lightning.geometry.meshes import category_cuboid, cuboid, write_off
+from nvsm_lightning.geometry.viewpoints import viewpoint_error
+from nvsm_lightning.matching.calibration import pose_null
 from nvsm_lightning.matching.matcher import MatchSettings
+from nvsm_lightning.methods.category_mesh import MeshSpec
 from nvsm_lightning.pose.solver import SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.averaging import MovingAverage
@@ -74,3 +80,37 @@ def test_a_fit_that_ends_early_says_that_nothing_is_taken_off(make_method, make_
     with pytest.warns(UserWarning, match="estimates are without match.final_calibration"):
         make_trainer(EM, 3, max_steps=1).fit(method, make_data())
     assert method.model.null is None
+
+
+@pytest.mark.parametrize("meshes", [1, 2])
+def test_what_poses_lose_is_the_null_of_the_pools_losses(
+    make_method, make_data, make_trainer, monkeypatch, tmp_path, meshes
+) -> None:
+    """Under each mesh. Pictures within ``match.calibration_deg`` are of one view. (A null needs eight pictures of ten
+    that the pool has: two are enough here.)
+    """
+    monkeypatch.setattr("nvsm_lightning.matching.calibration.LEAST", 2)
+    match = MatchSettings(final_calibration="robust", calibration_deg=45.0)
+    write_off(category_cuboid("car", 80), tmp_path / "02.off")
+    write_off(cuboid((-0.1, -0.15, -0.3), (0.1, 0.15, 0.3), 60), tmp_path / "05.off")
+    mesh = MeshSpec(vertices=80) if meshes == 1 else MeshSpec(file=str(tmp_path))
+    method, data = make_method(match=match, mesh=mesh), make_data()
+    make_trainer(EM, 3).fit(method, data)
+    method.eval()
+    with torch.no_grad():
+        losses = torch.cat(
+            [method.model.start_losses(b["image"], b["camera"]) for b in data.pool_dataloader()]
+        )  # [pool, mesh, pose], without the null, which estimates have
+    grid = method.model.starts()
+    apart = viewpoint_error(grid[:, None], grid[None])
+    assert len(method.model.null) == meshes
+    for null, each in zip(method.model.null, losses.unbind(1), strict=True):
+        expected = pose_null(each, apart, "robust", math.radians(45))
+        torch.testing.assert_close(null, expected, atol=1e-5, rtol=0)
+        assert (expected - pose_null(each, apart, "robust", math.radians(100))).abs().max() > 1e-3
+
+
+def test_a_fit_without_rounds_ends_with_the_bank_that_it_has(make_method, make_data, make_trainer) -> None:
+    method = make_method(match=MatchSettings(final_bank="labels", final_calibration="balanced"))
+    make_trainer(EMSchedule(), 1).fit(method, make_data())
+    assert method.model.null is None and method.training_bank is None

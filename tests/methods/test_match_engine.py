@@ -6,6 +6,7 @@ import torch
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.matching.selection import SelectionSettings
+from nvsm_lightning.training.schedule import EMSchedule
 
 LOSSES = [*range(12), *range(18, 30)]  # columns of the one source and of the other; two refined modes between them
 
@@ -46,3 +47,19 @@ def test_the_likelihood_is_no_product_of_maps(make_method, make_data) -> None:
 def test_unknown_engines_are_named() -> None:
     with pytest.raises(ConfigError, match="Unknown engine 'fast'"):
         MatchSettings(engine="fast")
+
+
+def test_maps_of_an_e_step_do_not_serve_the_next(make_method, make_data, make_trainer) -> None:
+    """The network has changed in between."""
+    rows: dict[str, list[torch.Tensor]] = {"table": [], "products": []}
+    for engine, seen in rows.items():
+        method = make_method(match=MatchSettings(score="area", steps=0, engine=engine))
+        finish = method.finish_matching
+        method.finish_matching = lambda number, found, data, seen=seen, finish=finish: (
+            seen.append(found[:, :12].clone()), finish(number, found, data)
+        )  # fmt: skip
+        make_trainer(EMSchedule(2, 1), 2).fit(method, make_data())
+        assert method.products == {} and method.anchors is None
+    for first, second in zip(rows["table"], rows["products"], strict=True):
+        torch.testing.assert_close(first, second, atol=5e-5, rtol=0)
+    assert (rows["table"][0] - rows["table"][1]).abs().max() > 1e-3

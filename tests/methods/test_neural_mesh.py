@@ -7,14 +7,14 @@ from torch import Tensor
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import BackboneSpec
-from nvsm_lightning.geometry.cameras import mirror_camera
+from nvsm_lightning.geometry.cameras import Camera, mirror_camera
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, viewpoint_error, wrap_angle
 from nvsm_lightning.matching.synthesis import vertex_features
 from nvsm_lightning.methods.category_mesh import MeshSpec
 from nvsm_lightning.methods.neural_mesh import BankSettings, NeuralMesh
 from nvsm_lightning.pose.solver import PoseEstimate, SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
-from nvsm_lightning.training.contrast import ContrastSettings, shares_of_pairs
+from nvsm_lightning.training.contrast import ContrastSettings, contrastive_loss, shares_of_pairs
 
 
 def model_of(chunk=8, **changes) -> NeuralMesh:
@@ -67,6 +67,33 @@ def test_a_step_gives_gradients_to_the_backbone_and_moves_the_bank_once(batch) -
     assert not torch.equal(model.bank.vertex, vertex)
     assert int(model.bank.clutter_filled) - filled == 14 * 5
     assert result["loss"].item() == pytest.approx(float(result["main"] + 0.1 * result["background"]), rel=1e-5)
+
+
+def test_the_loss_looks_at_written_clutter_and_at_vertices_that_are_not_near(batch) -> None:
+    model = model_of(chunk=14, contrast=ContrastSettings(near_distance=0.15))
+    model.accumulate([{key: value[:2] for key, value in batch.items()}])
+    filled = int(model.bank.clutter_filled)
+    assert 0 < filled < 100 and model.near_0.any()
+    means, clutter = model.bank.vertex.clone(), model.bank.clutter[:filled].clone()
+    model.bank.clutter[filled:] = means[0]
+    maps = model.features(batch["image"])
+    vertex, seen = vertex_features(maps, batch["viewpoint"], batch["camera"].scaled(1 / 8), model.renderer(maps))
+    expected = contrastive_loss(vertex, seen, batch["weight"], means, clutter, model.near_0, model.contrast)
+    assert float(model.loss(batch, 0)["main"]) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_loss_of_the_background_is_that_of_the_batch_in_parts_or_whole(batch) -> None:
+    whole, parts = (model_of(chunk=chunk).loss(batch, 0)["background"] for chunk in (14, 7))
+    torch.testing.assert_close(whole, parts, atol=1e-6, rtol=1e-4)
+
+
+def test_the_bank_counts_pictures_whatever_their_weight(batch) -> None:
+    banks = []
+    for weight in (1.0, 0.5):
+        model = model_of()
+        model.loss({**batch, "weight": torch.full((14,), weight)}, 0)
+        banks.append(model.bank.vertex)
+    assert torch.equal(*banks)
 
 
 def test_the_logits_use_the_bank_of_before_the_update(batch) -> None:
@@ -166,7 +193,7 @@ def test_estimates_do_not_depend_on_the_batch(batch) -> None:
 
 def test_a_renderer_first_made_in_inference_mode_serves_the_solver(batch) -> None:
     """Moving a mesh to another device copies it, and a copy made in inference mode can never meet autograd."""
-    model = model_of().eval()
+    model = model_of(engine="torch").eval()  # the compiled one takes no gradient
     model.accumulate([batch])
     expected = model.estimate(batch["image"][:2], batch["camera"][:2])
 
@@ -178,7 +205,7 @@ def test_a_renderer_first_made_in_inference_mode_serves_the_solver(batch) -> Non
             return self.tensor.clone()
 
     model._renderers.clear()
-    model.mesh = SimpleNamespace(vertices=Elsewhere(model.mesh.vertices), faces=Elsewhere(model.mesh.faces))
+    model.meshes = [SimpleNamespace(vertices=Elsewhere(m.vertices), faces=Elsewhere(m.faces)) for m in model.meshes]
     with torch.inference_mode():
         estimate = model.estimate(batch["image"][:2], batch["camera"][:2])
     assert torch.allclose(estimate.viewpoint, expected.viewpoint, atol=1e-5)
@@ -217,6 +244,16 @@ def test_occlusion_labels_have_the_size_of_the_map(batch) -> None:
     labels = model.occlusion(batch["image"], batch["camera"], batch["viewpoint"])
     assert labels.shape == (14, 6, 12) and set(labels.unique().tolist()) <= {0.0, 1.0, 2.0}
     assert (labels[:, 0, 0] == 0).all() and (labels[:, 3, 6] > 0).all()
+
+
+def test_where_there_is_no_picture_nothing_of_an_object_is_seen(batch) -> None:
+    model = model_of().eval()
+    model.accumulate([batch])
+    *camera, frame = batch["camera"].tensors()
+    frame = frame.clone()
+    frame[:, 0] = 48.0  # the stored picture begins in the middle of the crop
+    labels = model.occlusion(batch["image"], Camera(*camera, frame), batch["viewpoint"])
+    assert (labels[:, :, :6] == 0).all() and (labels[:, :, 6:] > 0).any()
 
 
 def test_the_state_is_weights_bank_and_centre_alone(batch) -> None:

@@ -226,7 +226,7 @@ def test_a_later_round_in_which_nothing_passes_leaves_the_labels_of_the_one_befo
 
 
 def test_damaged_pool_pictures_are_skipped_and_not_counted(
-    make_method, make_data, make_trainer, folder, tmp_path, capsys
+    make_method, make_data, make_trainer, folder, tmp_path, caplog
 ) -> None:
     root = tmp_path / "damaged"
     shutil.copytree(folder, root)
@@ -238,13 +238,12 @@ def test_damaged_pool_pictures_are_skipped_and_not_counted(
         taken.append(rows),
         NVSM.finish_matching(method, round, rows, data),
     )
-    numbers = []
-    method._report = lambda labels, viewpoint, data: numbers.append((labels, viewpoint))
     with pytest.warns(UserWarning, match="1 of 10 pool pictures are damaged"):
         make_trainer(EMSchedule(1, 1), 1).fit(method, data)
     gone = [record.key for record in data.pool].index("05.png")
     assert taken[0][gone].isnan().all() and taken[0].isfinite().all(1).sum() == 9
     assert gone not in data.pseudo_labels[0].tolist() and len(data.pseudo_labels[0]) == 9
+    assert "(all 9 that were matched: " in caplog.text
 
 
 def test_reports_leave_skipped_pictures_out(make_method, make_data, make_trainer, azimuths) -> None:
@@ -281,6 +280,25 @@ def test_a_restart_forgets_all_but_the_pseudo_labels(make_method, make_data, mak
     assert seen == [(True, False, 0), (True, False, 1), (False, True, 2)]
 
 
+def test_after_a_restart_features_are_centred_and_the_bank_is_of_the_present_labels(
+    make_method, make_data, make_trainer
+) -> None:
+    method, sizes, centres = make_method(), [], []
+    fill, step = method.fill_bank, method.training_step
+    method.fill_bank = lambda loader: (sizes.append(len(loader.dataset)), fill(loader))
+
+    def watched(batch, batch_idx):
+        if batch_idx == 0:
+            centres.append(method.model.backbone.center.clone())
+        return step(batch, batch_idx)
+
+    method.training_step = watched
+    make_trainer(EMSchedule(2, 1, restarts=[-1]), 2).fit(method, make_data())
+    # begun; first round; second round; begun again (eight labelled pictures and their mirror images), with its labels
+    assert [size > 8 for size in sizes] == [False, True, True, False, True]
+    assert centres[1].norm() > 0.1 and torch.equal(*centres)
+
+
 def test_a_resumed_fit_restarts_from_the_weights_that_the_first_one_began_with(
     make_method, make_data, make_trainer, checkpointed, tmp_path
 ) -> None:
@@ -306,16 +324,18 @@ def test_resuming_inside_the_rounds_is_exact(
     em = EMSchedule(rounds=2, epochs_per_round=2)
     whole, killed, resumed = make_method(), make_method(), make_method()
     make_trainer(em, 4).fit(whole, make_data())
-    step = killed.training_step
+    step, crashed = killed.training_step, []
 
     def crashing(batch, batch_idx):
         if (killed.current_epoch, batch_idx) == crash:
+            crashed.append(crash)
             raise KeyboardInterrupt
         return step(batch, batch_idx)
 
     killed.training_step = crashing
     with pytest.raises(SystemExit):
         make_trainer(em, 4, **checkpointed(tmp_path / "c")).fit(killed, make_data())
+    assert crashed == [crash]
     data = make_data()
     make_trainer(em, 4, **checkpointed(tmp_path / "c")).fit(resumed, data, ckpt_path=str(tmp_path / "c" / "last.ckpt"))
     assert same(whole, resumed)

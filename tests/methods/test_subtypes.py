@@ -5,6 +5,7 @@ import torch
 
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import BackboneSpec
+from nvsm_lightning.geometry.cameras import mirror_camera
 from nvsm_lightning.geometry.meshes import category_cuboid, cuboid, write_off
 from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.methods import NVSM, NeMo
@@ -106,6 +107,11 @@ def test_at_test_time_the_lowest_loss_wins_unless_the_subtype_is_told(model_of, 
     assert torch.equal(free.viewpoint, best)
     assert not torch.equal(told[0].loss, told[1].loss)
     assert torch.equal(model.estimate(image, camera, torch.zeros(14)).loss, free.loss)
+    twos = torch.full((14,), 2)
+    mirrored = model.estimate(image.flip(-1), mirror_camera(camera, image.shape[-1]), twos)
+    both = model.mirror_estimate(image, camera, told[0], twos)
+    assert torch.equal(both.loss, torch.minimum(told[0].loss, mirrored.loss))
+    assert not torch.equal(both.loss, model.mirror_estimate(image, camera, told[0]).loss)
     maps = model.occlusion(image, camera, batch["viewpoint"])
     assert maps.shape == (14, 6, 12) and {0.0} < set(maps.unique().tolist()) <= {0.0, 1.0, 2.0}
 

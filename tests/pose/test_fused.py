@@ -1,6 +1,7 @@
 """The compiled search against the plain-torch one, which is its specification."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from nvsm_lightning.pose.likelihood import OBJECTIVES, Evidence, gather_evidence
 from nvsm_lightning.pose.projection_kernel import place, pose_gradient
 from nvsm_lightning.pose.reference import grid_losses_torch, refine_torch
 from nvsm_lightning.pose.score_kernel import look_up, score, uncovered_loss
-from nvsm_lightning.pose.solver import SolverSettings, solve
+from nvsm_lightning.pose.solver import SolverSettings, grid_losses, solve, start_losses
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.render.renderer import FeatureRenderer, rasterize
 
@@ -167,6 +168,13 @@ def test_leaving_cells_out_leaves_the_others_as_they_are(make_scene) -> None:
         assert torch.allclose(
             values.unflatten(2, size)[:, 0, ::2, ::2].flatten(1).float(), picked[:, 0].float(), atol=1e-5
         )
-    settings = SolverSettings(stride=2)
-    found = solve(scene.evidence, PoseSpace(36, [0.0, 15.0, 30.0], [0.0]), scene.renderer, settings)
+    settings, space = SolverSettings(stride=2), PoseSpace(36, [0.0, 15.0, 30.0], [0.0])
+    found = solve(scene.evidence, space, scene.renderer, settings)
     assert torch.rad2deg(viewpoint_error(found.viewpoint, scene.viewpoint)).amax() < 2
+    fewer = scene.evidence.every(2, size)[0]
+    expected = grid_losses(fewer, space.grid(), scene.renderer.resized(less), settings.objective)
+    assert torch.equal(found.scored.grid_loss, expected)
+    papers = [
+        start_losses(scene.evidence, space, scene.renderer, replace(settings, name="paper", stride=k)) for k in (1, 2)
+    ]
+    assert torch.equal(papers[0][1], papers[1][1])  # it looks at all

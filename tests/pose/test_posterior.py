@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nvsm_lightning.geometry.viewpoints import viewpoint_error
+from nvsm_lightning.geometry.viewpoints import viewpoint_error, wrap_angle
 from nvsm_lightning.pose.posterior import OUTSIDE, base_density, pose_posterior
 from nvsm_lightning.pose.solver import ScoredPoses, SolverSettings, solve
 from nvsm_lightning.pose.space import PoseSpace
@@ -152,6 +152,55 @@ def test_the_density_of_rendered_pictures_peaks_at_the_truth(scene):
     assert (truth > math.log(100)).all()
     near = viewpoint_error(posterior.draws(), scene.viewpoint[:, None].double()) < math.radians(15)
     assert (near.double().mean(1) > 0.5).all()
+
+
+@pytest.mark.parametrize("elevation", [0.0, 50.0])
+def test_densities_are_to_each_other_as_exp_of_the_losses(elevation):
+    """At a refined mode, at poses of the grid, and two fifths of the way between these."""
+    space, temperature = PoseSpace(12, [-30.0, 10.0, 50.0], [0.0]), 0.05
+    grid = space.grid()
+    loss = 1 - 0.3 * torch.rand(1, len(grid), generator=torch.Generator().manual_seed(0))
+    mode = torch.tensor([[[math.radians(92), math.radians(elevation), 0.0]]])
+    scores = ScoredPoses(grid, loss, mode, torch.tensor([[0.6]]))
+    posterior = pose_posterior(scores, torch.tensor([True, True, False]), temperature)
+    far = int((grid[:, 0] - math.radians(270)).abs().argmin())
+    step, after = torch.tensor([math.radians(12), 0.0, 0.0]), far + 3  # the next azimuth, same elevation
+    points = torch.stack((mode[0, 0], grid[far], grid[far] + step, grid[after] - step))[None]
+    density = posterior.log_density(points)[0].exp() - posterior.outside
+    here, there = loss[0, far], loss[0, after]
+    expected = torch.stack((torch.tensor(0.6), here, 0.6 * here + 0.4 * there, 0.4 * here + 0.6 * there)).double()
+    torch.testing.assert_close((density / density[1]).log(), (here - expected) / temperature, atol=0.1, rtol=0)
+
+
+def test_the_width_of_a_mode_is_that_of_the_bowl():
+    """A parabola of curvature k has the Gaussian of variance T / k; of a flat one no wider than a cell of the grid."""
+    space, temperature, k, centre = PoseSpace(24, [0.0], [0.0]), 0.02, 1.5, 1.0
+    grid = space.grid()
+    away = (grid[:, 0] - centre + math.pi) % (2 * math.pi) - math.pi
+    loss = 0.3 + k * away**2 / 2
+    bowl = ScoredPoses(grid, loss[None], torch.tensor([[[centre, 0.0, 0.0]]]), torch.full((1, 1), 0.3))
+    width = pose_posterior(bowl, AZIMUTH, temperature).width[0, 0, 0]
+    assert float(width) == pytest.approx(math.sqrt(temperature / k), rel=1e-3)
+    flat = ScoredPoses(grid, (1e-4 * away**2 / 2)[None], bowl.mode, torch.zeros(1, 1))
+    width = pose_posterior(flat, AZIMUTH, temperature).width[0, 0, 0]
+    assert float(width) == pytest.approx(math.radians(360 / 24), rel=1e-3)
+
+
+def test_an_angle_of_one_value_has_the_bowl_of_the_best_mode():
+    """A free elevation that the grid has once: of two modes of azimuth the lower one tells how fast the loss rises."""
+    space, temperature, bowls = PoseSpace(24, [10.0], [0.0]), 0.05, (1.5, 6.0)
+    grid = space.grid()
+    centres = [grid[4, 0], grid[16, 0]]  # modes on the grid: its cells say all
+    losses = [
+        low + k * wrap_angle(grid[:, 0] - centre) ** 2 / 2
+        for low, k, centre in zip((0.3, 0.4), bowls, centres, strict=True)
+    ]
+    found = ScoredPoses(grid, torch.minimum(*losses)[None], grid[None, [16, 4]], torch.tensor([[0.4, 0.3]]))
+    posterior = pose_posterior(found, torch.tensor([True, True, False]), temperature)
+    above = grid[7] + torch.tensor([0.0, math.radians(6), 0.0])
+    density = posterior.log_density(torch.stack((grid[7], above))[None])[0].exp() - posterior.outside
+    fall = float((density[0] / density[1]).log())
+    assert fall == pytest.approx(bowls[0] * math.radians(6) ** 2 / 2 / temperature, rel=0.05)
 
 
 def test_cells_end_at_the_pole_and_hold_it():

@@ -57,6 +57,16 @@ def test_the_reported_pose_is_the_first_mode_and_the_others_are_apart_and_by_mas
     assert (away[:, *torch.triu_indices(3, 3, 1)] > math.radians(59.9)).all()
 
 
+def test_a_refined_mode_comes_before_every_pose_of_the_grid():
+    """A quarter turn to either side the grid has lower losses, which would have been refined if they were modes."""
+    found = bowl([1.0], twin=0.3)
+    for turn in (-math.pi / 2, math.pi / 2):
+        found.grid_loss[0, wrap_angle(found.grid[:, 0] - 1.0 - turn).abs().argmin()] = 0.2
+    azimuths = describe_posterior(found, found.mode[:, 0], UNKNOWN, CIRCLE, 0.1)["mode"][0, :, 0]
+    away = wrap_angle(azimuths - 1.0).abs()
+    assert away[0] < 1e-4 and (away - math.pi).abs().amin() < 1e-4
+
+
 def test_a_small_grid_has_no_third_mode():
     found = bowl([1.0], azimuths=2)
     described = describe_posterior(found, found.mode[:, 0], UNKNOWN, CIRCLE, 0.1)

@@ -115,6 +115,7 @@ def test_resuming_is_exact(tmp_path: Path, em) -> None:
         killed.crash_at = (epoch, 1)
         with pytest.raises(SystemExit):
             trainer_of(tmp_path / f"{epoch}", em).fit(killed, TinyData())
+        assert killed.log_of_events[-1] == "crash"
         resumed, again = Watched(), TinyData()
         with torch.no_grad():
             for parameter in resumed.parameters():

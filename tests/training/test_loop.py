@@ -81,6 +81,7 @@ class NoMatch(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if self.crash_at == (self.current_epoch, batch_idx):
+            self.log_of_events.append("crash")
             raise KeyboardInterrupt
         seen = zip(batch["index"].tolist(), batch["target"].tolist(), strict=True)
         self.trained.setdefault(self.current_epoch, {}).update(seen)
@@ -224,6 +225,7 @@ def interrupted(folder: Path, em: EMSchedule, crash_at: tuple[int, int], save: s
     killed.crash_at = crash_at
     with pytest.raises(SystemExit):
         trainer_of(folder, em, save=save).fit(killed, TinyData())
+    assert killed.log_of_events[-1] == "crash"
     method, data = Tiny(), TinyData()
     with torch.no_grad():
         for parameter in method.parameters():
@@ -271,12 +273,13 @@ def test_resuming_inside_an_epoch_keeps_the_labels_it_was_trained_with(tmp_path:
     killed.crash_at = (epoch, 3)
     with pytest.raises(SystemExit):
         trainer().fit(killed, data)
+    assert killed.log_of_events[-1] == "crash"
     method, resumed = Tiny(), TinyData()
     method.crash_at = (epoch, 5)
     with pytest.raises(SystemExit):
         trainer().fit(method, resumed, ckpt_path=str(tmp_path / "last.ckpt"))
     assert torch.equal(resumed.pseudo, data.pseudo) and resumed.round == epoch // 2
-    assert resumed.accepted == [] and method.log_of_events == []
+    assert resumed.accepted == [] and method.log_of_events == ["crash"]
 
 
 def test_a_second_fit_of_the_same_trainer_goes_on(tmp_path: Path) -> None:
@@ -291,6 +294,38 @@ def test_a_fit_without_datamodule_is_told_to_give_one(tmp_path: Path) -> None:
     data = TinyData()
     with pytest.raises(ConfigError, match="Tiny needs a datamodule"):
         trainer_of(tmp_path, EMSchedule(2, 2)).fit(Tiny(), DataLoader(Rows(data.x, torch.zeros(13)), batch_size=2))
+
+
+def test_matching_has_the_precision_of_the_fit(tmp_path: Path) -> None:
+    seen = []
+
+    class Seeing(Tiny):
+        def match(self, batch: dict[str, Any]) -> Tensor:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().match(batch)
+
+    for precision in ("bf16-mixed", "32-true"):
+        trainer_of(tmp_path, EMSchedule(1, 1), 1, precision=precision).fit(Seeing(), TinyData())
+    assert seen == [True] * 5 + [False] * 5
+
+
+def test_what_the_first_callback_has_set_up_for_an_e_step_is_there_for_all(tmp_path: Path) -> None:
+    heard = []
+
+    class Named(Callback):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def on_e_step_start(self, *_: Any) -> None:
+            heard.append(f"start {self.name}")
+
+        def on_e_step_end(self, *_: Any) -> None:
+            heard.append(f"end {self.name}")
+
+    trainer = trainer_of(tmp_path, EMSchedule(1, 1), 1)
+    trainer.callbacks += [Named("a"), Named("b")]
+    trainer.fit(Tiny(), TinyData())
+    assert heard == ["start a", "start b", "end b", "end a"]
 
 
 def test_an_error_in_the_e_step_ends_the_fit(tmp_path: Path) -> None:

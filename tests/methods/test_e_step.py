@@ -1,0 +1,65 @@
+"""What NVSM gives the tested parts of an E-step, and what it does with what they give."""
+
+import math
+
+import torch
+
+from nvsm_lightning.geometry.meshes import category_cuboid, cuboid, write_off
+from nvsm_lightning.matching.matcher import MatchSettings, choose
+from nvsm_lightning.methods.category_mesh import MeshSpec
+from nvsm_lightning.methods.neural_mesh import BankSettings
+from nvsm_lightning.training.schedule import EMSchedule
+
+
+def test_poses_and_margins_are_those_of_the_rounds_calibration_and_of_rivals_thirty_degrees_away(
+    make_method, make_data, make_trainer
+) -> None:
+    """Calibrated in the first round alone."""
+    match = MatchSettings(steps=0, calibration="zscore", calibration_rounds=1)
+    method, seen = make_method(match=match), []
+    finish = method.finish_matching
+
+    def watched(number, rows, data) -> None:
+        finish(number, rows, data)
+        losses, modes, grid = rows[:, :12], rows[:, 12:18].unflatten(1, (2, 3)), method.model.space.grid()
+        expected, other = (choose(losses, modes, grid, match, math.radians(30), each) for each in (number, 1 - number))
+        assert torch.equal(method.matches["margin"], expected.margin) and expected.margin.max() > 0
+        assert torch.equal(method.matches["viewpoint"], expected.viewpoint)
+        assert not torch.allclose(other.margin, expected.margin)
+        seen.append(number)
+
+    method.finish_matching = watched
+    make_trainer(EMSchedule(2, 1), 2).fit(method, make_data())
+    assert seen == [0, 1]
+
+
+def test_of_several_meshes_the_one_that_explains_a_picture_best_tells_its_pose(
+    make_method, make_data, tmp_path
+) -> None:
+    write_off(category_cuboid("car", 80), tmp_path / "02.off")
+    write_off(cuboid((-0.1, -0.15, -0.3), (0.1, 0.15, 0.3), 60), tmp_path / "05.off")
+    bank = BankSettings(clutter_size=64)
+    method, data = make_method(mesh=MeshSpec(file=str(tmp_path)), match=MatchSettings(steps=0), bank=bank), make_data()
+    method.eval()
+    data.setup("fit")
+    with torch.no_grad():
+        method.start_training(data)
+        method.start_matching(0, data)
+        batch = next(iter(data.pool_dataloader()))
+        views = [(method.model.features(batch["image"]), batch["camera"])]
+        rows = torch.stack([method._match(views, number) for number in method.model.trained()])
+        found = method.match(batch)
+    best = rows[..., :12].amin(-1)
+    assert len(best) == 2 and not torch.equal(best[0], best[1])
+    assert torch.equal(found[:, :12].amin(1), best.amin(0))
+    assert all((rows[:, item] == found[item]).all(1).any() for item in range(len(found)))  # whole rows of one mesh
+
+
+def test_pictures_that_mean_something_else_in_a_mirror_are_not_mirrored(make_method, make_data) -> None:
+    method = make_method(match=MatchSettings(mirror=True)).eval()
+    for mirror in (True, False):
+        data = make_data(mirror=mirror)
+        data.setup("fit")
+        with torch.no_grad():
+            method.start_matching(0, data)
+        assert method.mirrored is mirror
