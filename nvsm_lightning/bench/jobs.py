@@ -312,7 +312,7 @@ class _Board:
         lines = [f"  {one.job.name}  running {_clock(time)}" for one, time in zip(running, elapsed, strict=True)]
         counts = f"{self.done} of {self.total} fits done, {len(running)} running, {waiting} waiting"
         counts += f", {self.failed} failed" if self.failed else ""
-        counts += f"   {_clock(now - self.began)}{self._left(sum(elapsed))}"
+        counts += f"   {_clock(now - self.began)}{self._left(sum(elapsed, 0.0))}"
         self.live.update(Text("\n".join([*lines, counts])))
 
     def _left(self, elapsed: float) -> str:

@@ -52,13 +52,24 @@ def test_k_means_takes_one_picture_of_every_view(folder) -> None:
     assert keys(make(folder, "kmeans")) == keys(data) and len(data.pool) == 18
 
 
+def test_the_order_of_the_table_changes_nothing_for_k_means(folder, write_csv) -> None:
+    rows = pose_rows(24, "train") + pose_rows(4, "val", 24) + pose_rows(5, "test", 28)
+    turned = write_csv(rows[::-1], name="turned")
+    assert keys(make(turned, "kmeans")) == keys(make(folder, "kmeans"))
+
+
 def test_views_are_drawn_over_whole_viewpoints(write_csv) -> None:
     rows = [row | {"elevation_deg": 80 * (number % 2)} for number, row in enumerate(pose_rows(24, "train"))]
     folder = write_csv(rows + pose_rows(2, "test", 24))
     data = make(folder, "views")
     train = [record for record in data._everything if record.part == "train"]
-    drawn = draw_views(viewpoints(train), 6, 0, [record.group for record in train], True)
-    assert keys(data) == [train[index].key for index in drawn.tolist()] != keys(make(folder, "spread"))
+
+    def drawn(mirror: bool) -> list[str]:
+        chosen = draw_views(viewpoints(train), 6, 0, [record.group for record in train], mirror)
+        return [train[index].key for index in chosen.tolist()]
+
+    assert keys(data) == drawn(True) != keys(make(folder, "spread"))
+    assert keys(make(folder, "views", mirror=False)) == drawn(False) != drawn(True)
 
 
 def test_centres_are_found_whatever_the_scale_and_the_largest_cluster_comes_first() -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from nvsm_lightning.data.crops import FILL, CropSpec, canonical_crop, colours, picture_size
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import ConfigError, DataError
+from nvsm_lightning.features.backbone import IMAGENET_MEAN
 from nvsm_lightning.geometry.cameras import Camera, project
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 
@@ -104,6 +105,37 @@ def test_a_long_box_is_shrunk_until_it_fits() -> None:
     assert scale == pytest.approx(384 / 300) and centre == (150, 10)
     assert camera.box[0].tolist() == pytest.approx([0, 80 - 12.8, 384, 80 + 12.8], abs=1e-4)
     assert camera.distance.item() == pytest.approx(CropSpec().box_distance)
+
+
+def test_a_tall_box_is_shrunk_until_it_fits() -> None:
+    from nvsm_lightning.data.crops import _window
+
+    record = Record(Path("x"), "x", "car", "train", box=(10.0, 0.0, 30.0, 300.0))
+    scale, centre, camera = _window((60, 320), record, CropSpec(160, 384, 300.0, box_unit=0.33))
+    assert scale == pytest.approx(160 / 300) and centre == (20, 150)
+    half = 20 / 2 * scale
+    assert camera.box[0].tolist() == pytest.approx([192 - half, 0, 192 + half, 160], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"distance": 1.0, "focal_px": 240.0, "principal": (40.0, 50.0)},  # 1.25 crop pixels a pixel
+        {"box": (10.0, 20.0, 60.0, 70.0)},  # 1.98
+    ],
+)
+def test_a_crop_tells_where_the_fill_begins(tmp_path, known) -> None:
+    Image.new("RGB", (90, 60), (255, 255, 255)).save(tmp_path / "a.png")
+    record = Record(tmp_path / "a.png", "a", "car", "train", VIEW, **known)
+    crop, camera = canonical_crop(record.image, record, CropSpec(200, 384, 300.0, box_unit=0.33))
+    white = crop[0] == 255
+    columns, rows = white.any(0).nonzero(), white.any(1).nonzero()
+    edges = [columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1]
+    assert edges == pytest.approx(camera.frame[0].tolist(), abs=1)
+
+
+def test_the_fill_is_nothing_to_a_normalising_backbone() -> None:
+    assert [value / 255 for value in FILL] == pytest.approx(IMAGENET_MEAN, abs=0.003)
 
 
 def test_neither_camera_nor_box_takes_the_whole_picture(tmp_path) -> None:

@@ -32,6 +32,30 @@ def test_draws_spread_even_where_the_data_do_not(seed) -> None:
         assert gaps(azimuth[draw_labels(azimuth, count, seed)]).max() < math.radians(widest_deg)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_fewer_than_seven_labels_are_spread_too(seed) -> None:
+    azimuth = torch.arange(720) / 720 * 2 * math.pi
+    widest = [gaps(azimuth[draw_labels(azimuth, count, seed)]).max().rad2deg().item() for count in (2, 3, 5)]
+    assert widest[0] < 210 and widest[1] < 160 and widest[2] < 110
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_further_label_lies_near_the_middle_of_the_widest_gap(seed) -> None:
+    azimuth = torch.arange(7200) / 7200 * 2 * math.pi
+    order = draw_labels(azimuth, 12, seed)
+    for count in range(7, 12):
+        ordered = azimuth[order[:count]].sort().values
+        gap = gaps(ordered)
+        share = (azimuth[order[count]] - ordered[gap.argmax()]) % (2 * math.pi) / gap.max()
+        assert 0.24 < share < 0.76
+
+
+def test_the_first_label_may_show_any_side() -> None:
+    azimuth = torch.arange(720) / 720 * 2 * math.pi
+    first = torch.cat([azimuth[draw_labels(azimuth, 1, seed)] for seed in range(30)])
+    assert gaps(first).max() < math.radians(90)
+
+
 def test_labels_come_from_many_cars() -> None:
     azimuth = torch.arange(600) % 60 / 60 * 2 * math.pi  # ten cars with the same sixty views
     group = [str(index // 60) for index in range(600)]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -5,13 +6,16 @@ import torch
 from layouts import pose_rows, truncate, write_picture
 from lightning.pytorch import LightningModule, Trainer
 
-from nvsm_lightning.data import CropSpec, PoseCSV, sampling
+from nvsm_lightning.data import CropSpec, PoseCSV, parts, sampling
+from nvsm_lightning.data.augment import Augmentation
 from nvsm_lightning.data.datasets import CropMemory
 from nvsm_lightning.data.record import viewpoints
 from nvsm_lightning.errors import ConfigError, DataError
-from nvsm_lightning.geometry.viewpoints import azimuth_bin
+from nvsm_lightning.geometry.meshes import CATEGORY_EXTENT
+from nvsm_lightning.geometry.viewpoints import azimuth_bin, mirror_viewpoint
 
 SPEC = CropSpec(32, 64, 50.0)
+UNCHANGED = Augmentation(*[0.0] * 9)
 
 
 @pytest.fixture
@@ -102,6 +106,47 @@ def test_training_uses_labelled_then_pseudo(folder) -> None:
         make(folder, epoch_images=3).train_dataloader()
 
 
+def shown(loader) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+    """(index, picture, viewpoint) of everything in a loader."""
+    columns = [(batch["index"].tolist(), batch["image"], batch["viewpoint"]) for batch in loader]
+    return [item for each in columns for item in zip(*each, strict=True)]
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_only_pictures_of_a_symmetric_category_are_mirrored_in_training(folder, mirror) -> None:
+    data = make(folder, mirror=mirror, augment=replace(UNCHANGED, mirror=1.0))
+    plain = {index: picture for index, picture, _ in shown(data.labelled_and_pseudo_dataloader(mirrored=False))}
+    known = viewpoints(data.labelled)
+    drawn = shown(data.train_dataloader())
+    assert len(drawn) == 16
+    for index, picture, viewpoint in drawn:
+        assert torch.allclose(picture, plain[index].flip(-1) if mirror else plain[index], atol=1e-5)
+        assert viewpoint.equal(mirror_viewpoint(known[index]) if mirror else known[index])
+    assert len(indices(data.labelled_and_pseudo_dataloader())) == (14 if mirror else 7)
+    assert data.train_dataloader().dataset.extent == CATEGORY_EXTENT["car"]  # of what may be pasted on
+
+
+def test_training_pictures_alone_are_changed_and_as_asked(folder) -> None:
+    data = make(folder, mirror=False, augment=replace(UNCHANGED, grayscale=1.0))
+    assert all(picture.std(0).max() < 0.01 for _, picture, _ in shown(data.train_dataloader()))
+    loaders = (data.labelled_and_pseudo_dataloader(), data.anchor_dataloader(), data.val_dataloader())
+    assert all(picture.std(0).max() > 0.1 for loader in loaders for _, picture, _ in shown(loader))
+
+
+@pytest.mark.parametrize(("share", "labelled"), [(0.0, 0), (0.5, 8), (1.0, 16)])
+def test_labelled_pictures_have_their_share_of_an_epoch(folder, share, labelled) -> None:
+    data = make(folder, labelled_share=share)
+    accept(data)
+    assert sum(index < 7 for index in indices(data.train_dataloader())) == labelled
+
+
+@pytest.mark.parametrize(("balance", "expected"), [(True, [1 / 6, 1 / 6, 1 / 3, 1 / 3]), (False, [1 / 4] * 4)])
+def test_pseudo_labelled_pictures_are_drawn_equally_from_all_views_if_asked(folder, balance, expected) -> None:
+    data = make(folder, balance=balance)
+    accept(data, (1, 2, 3, 9))  # at 14, 29, 43 and 129 degrees: the first two are in one bin
+    assert data.train_dataloader().sampler.probability.tolist() == pytest.approx(expected)
+
+
 def test_training_is_repeatable(folder) -> None:
     batches = []
     for _ in range(2):
@@ -150,6 +195,25 @@ def test_processes_share_the_pictures_that_are_evaluated(folder) -> None:
         assert everything == list(range(len(everything))) and len(everything) >= 3
         assert [part(rank, 2, name) for rank in range(2)] == [everything[0::2], everything[1::2]]
         assert part(1, 30, name) == everything  # none is left without a picture: it would not take part in the result
+
+
+def test_processes_share_the_draws_of_training_which_follow_the_seed(folder) -> None:
+    def drawn(rank: int, world: int, seed: int = 3) -> list[tuple[int, int]]:
+        data = make(folder, label_seed=seed)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+        return list(data.train_dataloader().sampler)
+
+    alone = drawn(0, 1)
+    assert len(alone) == 16 and [drawn(rank, 2) for rank in range(2)] == [alone[0::2], alone[1::2]]
+    assert drawn(0, 1, seed=0) != alone
+
+
+def test_the_seed_draws_what_a_limit_leaves_and_what_a_round_looks_at(folder) -> None:
+    data, limited = make(folder, label_seed=3), make(folder, label_seed=3, pool_limit=5)
+    assert limited.pool == parts.limit_pool(data.pool, 5, 3) != parts.limit_pool(data.pool, 5, 0)
+    rounds = [indices(data.pool_dataloader(round=round, count=6)) for round in range(3)]
+    assert rounds == [parts.part_of_pool(range(23), 6, round, 3) for round in range(3)]
+    assert rounds[0] != parts.part_of_pool(range(23), 6, 0, 0) and torch.tensor(rounds).unique().numel() == 18
 
 
 @pytest.mark.parametrize(("room", "kept"), [(39, (30, 4, 5)), (38, (30, 0, 0))])
