@@ -76,9 +76,15 @@ def run_command(
 
 
 def content_of(file: str) -> dict[str, Any]:
-    """What a configuration file says; nothing where it cannot be read, for which the parser has better words."""
+    """What a configuration file says; nothing where it cannot be read, for which the parser has better words.
+
+    Raises:
+        ConfigError: it holds no text, where the parser would break off.
+    """
     try:
         content = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {file} is no text file.") from error
     except (OSError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

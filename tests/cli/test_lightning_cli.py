@@ -234,6 +234,12 @@ def test_a_checkpoint_of_another_category_is_refused(command, fitted, place, tmp
         nvsm(place, command, *words)
 
 
+def test_a_picture_given_as_configuration_is_named(place, tmp_path):
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(ConfigError, match=r"picture\.yaml is no text file"):
+        nvsm(place, "fit", "--config", str(tmp_path / "picture.yaml"))
+
+
 def test_commands_on_a_trained_model_ask_for_it(place, tmp_path):
     with pytest.raises(ConfigError, match="--ckpt_path"):
         nvsm(place, "test", "--run_dir", str(tmp_path))

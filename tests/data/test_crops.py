@@ -7,7 +7,7 @@ import torch
 from layouts import truncate, write_picture
 from PIL import Image
 
-from nvsm_lightning.data.crops import FILL, CropSpec, canonical_crop, colours, picture_size
+from nvsm_lightning.data.crops import FILL, CropSpec, _window, canonical_crop, colours, picture_size
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.features.backbone import IMAGENET_MEAN
@@ -98,8 +98,6 @@ def test_box_only_scale_centre_and_box(tmp_path) -> None:
 
 
 def test_a_long_box_is_shrunk_until_it_fits() -> None:
-    from nvsm_lightning.data.crops import _window
-
     record = Record(Path("x"), "x", "car", "train", box=(0.0, 0.0, 300.0, 20.0))
     scale, centre, camera = _window((320, 60), record, CropSpec(160, 384, 300.0, box_unit=0.33))
     assert scale == pytest.approx(384 / 300) and centre == (150, 10)
@@ -108,8 +106,6 @@ def test_a_long_box_is_shrunk_until_it_fits() -> None:
 
 
 def test_a_tall_box_is_shrunk_until_it_fits() -> None:
-    from nvsm_lightning.data.crops import _window
-
     record = Record(Path("x"), "x", "car", "train", box=(10.0, 0.0, 30.0, 300.0))
     scale, centre, camera = _window((60, 320), record, CropSpec(160, 384, 300.0, box_unit=0.33))
     assert scale == pytest.approx(160 / 300) and centre == (20, 150)

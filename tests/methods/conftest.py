@@ -13,7 +13,7 @@ from PIL import Image
 from nvsm_lightning.data import CropSpec, PoseCSV
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.cameras import canonical_camera, project
-from nvsm_lightning.geometry.meshes import category_cuboid
+from nvsm_lightning.geometry.meshes import category_cuboid, cuboid, write_off
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
 from nvsm_lightning.matching.selection import SelectionSettings
 from nvsm_lightning.methods import NVSM, NeMo
@@ -90,6 +90,15 @@ def make_data(folder) -> Callable[..., PoseCSV]:
         return PoseCSV(str(root), **(settings | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def meshes(tmp_path_factory) -> Path:
+    """Subtype 2 is the cuboid that is in the pictures, subtype 5 a tall block."""
+    folder = tmp_path_factory.mktemp("meshes")
+    write_off(category_cuboid("car", 80), folder / "02.off")
+    write_off(cuboid((-0.1, -0.15, -0.3), (0.1, 0.15, 0.3), 60), folder / "05.off")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,8 @@ import math
 
 import torch
 
-from nvsm_lightning.geometry.meshes import category_cuboid, cuboid, write_off
 from nvsm_lightning.matching.matcher import MatchSettings, choose
 from nvsm_lightning.methods.category_mesh import MeshSpec
-from nvsm_lightning.methods.neural_mesh import BankSettings
 from nvsm_lightning.training.schedule import EMSchedule
 
 
@@ -33,13 +31,8 @@ def test_poses_and_margins_are_those_of_the_rounds_calibration_and_of_rivals_thi
     assert seen == [0, 1]
 
 
-def test_of_several_meshes_the_one_that_explains_a_picture_best_tells_its_pose(
-    make_method, make_data, tmp_path
-) -> None:
-    write_off(category_cuboid("car", 80), tmp_path / "02.off")
-    write_off(cuboid((-0.1, -0.15, -0.3), (0.1, 0.15, 0.3), 60), tmp_path / "05.off")
-    bank = BankSettings(clutter_size=64)
-    method, data = make_method(mesh=MeshSpec(file=str(tmp_path)), match=MatchSettings(steps=0), bank=bank), make_data()
+def test_of_several_meshes_the_one_that_explains_a_picture_best_tells_its_pose(make_method, make_data, meshes) -> None:
+    method, data = make_method(mesh=MeshSpec(file=str(meshes)), match=MatchSettings(steps=0)), make_data()
     method.eval()
     data.setup("fit")
     with torch.no_grad():

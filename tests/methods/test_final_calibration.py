@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from nvsm_lightning.errors import ConfigError
-from nvsm_lightning.geometry.meshes import category_cuboid, cuboid, write_off
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
 from nvsm_lightning.matching.calibration import pose_null
 from nvsm_lightning.matching.matcher import MatchSettings
@@ -82,18 +81,16 @@ def test_a_fit_that_ends_early_says_that_nothing_is_taken_off(make_method, make_
     assert method.model.null is None
 
 
-@pytest.mark.parametrize("meshes", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 def test_what_poses_lose_is_the_null_of_the_pools_losses(
-    make_method, make_data, make_trainer, monkeypatch, tmp_path, meshes
+    make_method, make_data, make_trainer, monkeypatch, meshes, count
 ) -> None:
     """Under each mesh. Pictures within ``match.calibration_deg`` are of one view. (A null needs eight pictures of ten
     that the pool has: two are enough here.)
     """
     monkeypatch.setattr("nvsm_lightning.matching.calibration.LEAST", 2)
     match = MatchSettings(final_calibration="robust", calibration_deg=45.0)
-    write_off(category_cuboid("car", 80), tmp_path / "02.off")
-    write_off(cuboid((-0.1, -0.15, -0.3), (0.1, 0.15, 0.3), 60), tmp_path / "05.off")
-    mesh = MeshSpec(vertices=80) if meshes == 1 else MeshSpec(file=str(tmp_path))
+    mesh = MeshSpec(vertices=80) if count == 1 else MeshSpec(file=str(meshes))
     method, data = make_method(match=match, mesh=mesh), make_data()
     make_trainer(EM, 3).fit(method, data)
     method.eval()
@@ -103,7 +100,7 @@ def test_what_poses_lose_is_the_null_of_the_pools_losses(
         )  # [pool, mesh, pose], without the null, which estimates have
     grid = method.model.starts()
     apart = viewpoint_error(grid[:, None], grid[None])
-    assert len(method.model.null) == meshes
+    assert len(method.model.null) == count
     for null, each in zip(method.model.null, losses.unbind(1), strict=True):
         expected = pose_null(each, apart, "robust", math.radians(45))
         torch.testing.assert_close(null, expected, atol=1e-5, rtol=0)

@@ -6,7 +6,6 @@ import torch
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.cameras import mirror_camera
-from nvsm_lightning.geometry.meshes import category_cuboid, cuboid, write_off
 from nvsm_lightning.matching.matcher import MatchSettings
 from nvsm_lightning.methods import NVSM, NeMo
 from nvsm_lightning.methods.category_mesh import MeshSpec
@@ -15,15 +14,6 @@ from nvsm_lightning.pose.solver import SolverSettings
 from nvsm_lightning.pose.space import PoseSpace
 from nvsm_lightning.training.contrast import ContrastSettings
 from nvsm_lightning.training.schedule import EMSchedule
-
-
-@pytest.fixture(scope="module")
-def meshes(tmp_path_factory):
-    """Subtype 2 is the cuboid that is in the pictures, subtype 5 a tall block."""
-    folder = tmp_path_factory.mktemp("meshes")
-    write_off(category_cuboid("car", 80), folder / "02.off")
-    write_off(cuboid((-0.1, -0.15, -0.3), (0.1, 0.15, 0.3), 60), folder / "05.off")
-    return folder
 
 
 @pytest.fixture
