@@ -9,7 +9,7 @@ from nvsm_lightning.bench.study import Check, Study, Variant, read_variants
 from nvsm_lightning.bench.tables import write_tables
 from nvsm_lightning.errors import ConfigError
 
-USAGE = "FILE --config CONFIG [--config CONFIG ...] --out DIR [options] [further options of nvsm fit]"
+USAGE = "FILE [--config CONFIG ...] [--out DIR] [options] [further options of nvsm fit]"
 TEXT = """\
 FILE is YAML: one line `name: [options of nvsm fit]` for each variant, the base first. Every variant is fitted for
 several label draws and measured on the VALIDATION part (the test pictures are not even decoded). The table has mean and

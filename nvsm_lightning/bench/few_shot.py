@@ -15,7 +15,7 @@ from nvsm_lightning.errors import ConfigError
 
 METHODS = Path("configs") / "methods"
 MOST_OBJECTS = 12  # that fit beside one another
-USAGE = "--config FILE [--config FILE ...] --out DIR [options] [further options of nvsm fit]"
+USAGE = "[--config FILE ...] [--out DIR] [options] [further options of nvsm fit]"
 TEXT = """\
 Fits every method with every number of labels for several label draws and writes one table as CSV, Markdown, LaTeX and
 PNG: mean, spread over the draws and the worst, bootstrap interval over the test pictures, paired differences to the

@@ -32,7 +32,7 @@ from nvsm_lightning.report.results import write_text
 
 CLEAN = "L0"
 LEVELS = ("L1", "L2", "L3")
-USAGE = "--config FILE [--config FILE ...] --out DIR [options] [further options of nvsm fit]"
+USAGE = "[--config FILE ...] [--out DIR] [options] [further options of nvsm fit]"
 TEXT = """\
 Fits every method with every number of labels once and tests it on the test part as it is (L0) and behind pasted
 occluders that hide 20-40 % (L1), 40-60 % (L2) and 60-80 % (L3) of the object. The occluded pictures lie in --occluded;

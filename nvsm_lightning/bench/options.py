@@ -9,6 +9,8 @@ from pathlib import Path
 from nvsm_lightning.bench.study import Options, read_folds
 from nvsm_lightning.errors import ConfigError
 
+CONFIG = "configs/car_7shot.yaml"  # the main job, on the embedded set
+
 # set by the bench itself
 OWN = (
     "--data.labels", "--data.label_seed", "--seed_everything", "--run_dir", "--ckpt_path", "--test_after_fit",
@@ -38,10 +40,16 @@ def parser(name: str, usage: str, text: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     made.add_argument("--seeds", default="5", help="Label draws: how many (0, 1, ...), or a list such as 0,3,4.")
-    made.add_argument("--config", "-c", action="append", default=[], help="As for `nvsm fit`; may be repeated.")
+    made.add_argument(
+        "--config", "-c", action="append", default=[], help=f"As for `nvsm fit`; may be repeated. Without it {CONFIG}."
+    )
     made.add_argument("--folds", default=None, help="YAML: a list of folds, each a list of fit options; or none.")
     made.add_argument("--parallel", type=int, default=1, help="Fits at a time; the cores are divided among them.")
-    made.add_argument("--out", required=True, help="Folder of the runs and tables. The same command goes on in it.")
+    made.add_argument(
+        "--out",
+        default=f"runs/{name}",
+        help="Folder of the runs and tables (default: %(default)s). The same command goes on in it.",
+    )
     made.add_argument("--tables", default=None, help="Folder for the tables instead of --out.")
     return made
 
@@ -50,7 +58,7 @@ def common(options: argparse.Namespace, further: Sequence[str], own: Sequence[st
     """The shared options from what :func:`parser` found and what it did not know.
 
     Raises:
-        ConfigError: ``further`` sets what the bench sets itself, or a number is none.
+        ConfigError: ``further`` sets what the bench sets itself, a number is none, or there is no configuration.
     """
     for word in further:
         if word.split("=")[0] in own:
@@ -58,7 +66,9 @@ def common(options: argparse.Namespace, further: Sequence[str], own: Sequence[st
         name = word.removeprefix("--").split("=")[0]
         if word.startswith("--") and (near := difflib.get_close_matches(name, vars(options), n=1, cutoff=0.8)):
             raise ConfigError(f"--{name} is no option of this bench. Did you mean --{near[0]}?")
-    files = tuple(word for name in options.config for word in ("--config", name))
+    if not options.config and not Path(CONFIG).is_file():
+        raise ConfigError(f"The bench needs --config FILE: without it {CONFIG} is taken, which is not in this folder.")
+    files = tuple(word for name in options.config or [CONFIG] for word in ("--config", name))
     out = Path(options.out).expanduser()
     seeds = numbers(options.seeds, "--seeds")
     return Common(

@@ -12,7 +12,7 @@ from nvsm_lightning.bench.study import Collected
 
 # name: (heading, whether more is better)
 COLUMNS = {
-    "kept": ("kept share, %", True),
+    "kept": ("kept share of the matched, %", True),
     "precision_10": ("within 10 deg, %", True),
     "precision_30": ("within 30 deg, %", True),
     "flip_180_rate": (">150 deg, %", False),
@@ -22,10 +22,11 @@ COLUMNS = {
 
 
 def rounds_of(run: Path, pool: int) -> dict[int, dict[str, float]]:
-    """Numbers in per cent of each round of a run, from 0: the share of the pool kept, and where the truth is known the
-    share of kept labels within 10 and 30 degrees and above 150, and that of the whole pool within 10 and 30.
+    """Numbers in per cent of each round of a run, from 0: the share of the matched pictures kept, and where the truth
+    is known the share of kept labels within 10 and 30 degrees and above 150, and that of all matched within 10 and 30.
 
-    From ``tables/matches_round_XX.csv``; those of the whole pool from ``metrics.csv`` if there is one.
+    From ``tables/matches_round_XX.csv``; those of all matched from ``metrics.csv`` if there is one (without it the
+    share kept is that of the pool).
     """
     rounds: dict[int, dict[str, float]] = {}
     for path in sorted((run / "tables").glob("matches_round_*.csv")):
@@ -45,7 +46,8 @@ def rounds_of(run: Path, pool: int) -> dict[int, dict[str, float]]:
 
 
 def _logged(path: Path) -> dict[int, dict[str, float]]:
-    """``em/pool_acc_*`` by round in per cent; of a round that was repeated after an interruption the last."""
+    """``em/kept`` and ``em/pool_acc_*`` by round in per cent; of a round that was repeated after an interruption the
+    last."""
     if not path.is_file():
         return {}
     logged: dict[int, dict[str, float]] = {}
@@ -53,7 +55,7 @@ def _logged(path: Path) -> dict[int, dict[str, float]]:
         for row in csv.DictReader(file):
             if not row.get("em/round"):
                 continue
-            values = {name: row.get(f"em/{name}") or "nan" for name in ("pool_acc_10", "pool_acc_30")}
+            values = {name: row.get(f"em/{name}") or "nan" for name in ("kept", "pool_acc_10", "pool_acc_30")}
             numbers = {name: 100 * float(value) for name, value in values.items()}
             logged[int(float(row["em/round"]))] = {k: v for k, v in numbers.items() if not math.isnan(v)}
     return logged

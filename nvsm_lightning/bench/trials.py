@@ -28,7 +28,7 @@ BESIDE = {
     "val/acc_pi_18": ("ACC pi/18, %", 1.0),
     "val/med_err_deg": ("median, deg", 1.0),
     "val/flip_180_rate": (">150 deg, %", 100.0),
-    "em/kept": ("kept share, %", 100.0),
+    "em/kept": ("kept share of the matched, %", 100.0),
 }
 SAMPLES = 12  # fits whose arguments are parsed before the first one begins
 

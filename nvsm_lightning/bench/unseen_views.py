@@ -22,7 +22,7 @@ from nvsm_lightning.errors import ConfigError, DataError
 
 SEEN = "TFFTTFFT"  # of eight bins of 45 degrees from azimuth 0: fronts and rears (the split of NeMo's code)
 PARTS = ("seen", "unseen")
-USAGE = "--config FILE [--config FILE ...] --out DIR [options] [further options of nvsm fit]"
+USAGE = "[--config FILE ...] [--out DIR] [options] [further options of nvsm fit]"
 TEXT = """\
 NeMo's protocol of unseen views: all labelled pictures show the front or the rear of the object (azimuths 315-45 and
 135-225 degrees), and test pictures of these views are reported apart from the side views, which no label shows. All

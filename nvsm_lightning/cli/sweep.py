@@ -102,11 +102,12 @@ def _on_server(name: str, count: int | None, further: Sequence[str]) -> None:
         raise ConfigError("--engine wandb needs the package wandb; --engine local does not.") from error
     if command[0] == "nvsm" and shutil.which("nvsm") is None:
         raise ConfigError("W&B's agent starts `nvsm`, which is not on the PATH: activate its environment first.")
+    owner = {"entity": content.get("entity"), "project": content.get("project")}
     try:
-        sweep = wandb.sweep(content, project=content.get("project"))
+        sweep = wandb.sweep(content, **owner)
     except (wandb.Error, ValueError) as error:
         raise ConfigError(
             f"Weights & Biases did not take the sweep: {error} --engine wandb needs an account (`wandb login`) and a "
             "network; --engine local runs the same file without either."
         ) from error
-    wandb.agent(sweep, project=content.get("project"), count=count)
+    wandb.agent(sweep, count=count, **owner)

@@ -256,11 +256,11 @@ class PoseData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """An epoch of augmented draws from labelled and pseudo-labelled pictures (see ``DrawSampler``)."""
         rank, world = self._place()
-        _, viewpoint, weight = self._pseudo
+        viewpoint = self._pseudo[1]
         bins = sampling.AZIMUTH_BINS if self.balance else None
         sampler = sampling.DrawSampler(
             labelled=len(self.labelled),
-            probability=sampling.draw_probability(viewpoint, weight, bins),
+            probability=sampling.draw_probability(viewpoint, bins),
             labelled_share=self.labelled_share,
             draws=self.epoch_images,
             batch_size=self.batch_size,

@@ -12,20 +12,22 @@ from nvsm_lightning.geometry.viewpoints import azimuth_bin
 
 AZIMUTH_BINS = 12  # that training is balanced over
 MANY_LABELS = 100  # from here on labelled pictures are balanced too
+MOST_DRAWN = 10  # times as often as the mean: a picture alone in its view is often there by a wrong label
 
 Draw = tuple[int, int]  # (entry, seed of its augmentation)
 
 
 def draw_probability(
-    viewpoint: Float[Tensor, "entry 3"], weight: Float[Tensor, " entry"], bins: int | None
+    viewpoint: Float[Tensor, "entry 3"], bins: int | None
 ) -> Float[Tensor, " entry"]:
-    """Probability of each pseudo-labelled picture: by weight, and with ``bins`` each occupied azimuth bin gets the same
-    total."""
-    if bins is not None:
-        index = azimuth_bin(viewpoint, bins)
-        total = torch.zeros(bins).index_add(0, index, weight)
-        weight = weight / total[index].clamp_min(1e-12)
-    return weight / weight.sum().clamp_min(1e-12)
+    """Probability of each picture: the same, or with ``bins`` the same total for each occupied azimuth bin, as far as
+    no picture is drawn more than ``MOST_DRAWN`` times as often as the mean picture."""
+    if bins is None or not len(viewpoint):
+        return torch.full((len(viewpoint),), 1 / max(1, len(viewpoint)))
+    index = azimuth_bin(viewpoint, bins)
+    share = 1 / index.bincount(minlength=bins)[index]
+    share = (share / share.sum()).clamp_max(MOST_DRAWN / len(viewpoint))
+    return share / share.sum()
 
 
 def labelled_probability(viewpoint: Float[Tensor, "label 3"], bins: int | None) -> Float[Tensor, " label"] | None:
@@ -37,7 +39,7 @@ def labelled_probability(viewpoint: Float[Tensor, "label 3"], bins: int | None) 
     """
     if bins is None or len(viewpoint) < MANY_LABELS:
         return None
-    return draw_probability(viewpoint, torch.ones(len(viewpoint)), bins)
+    return draw_probability(viewpoint, bins)
 
 
 def spread_over_azimuth(viewpoint: Float[Tensor, "entry 3"], count: int, bins: int) -> Int64[Tensor, " chosen"]:

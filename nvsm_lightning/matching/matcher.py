@@ -41,6 +41,8 @@ class MatchSettings:
             where boxes stand for cameras, as every silhouette then fills the box; else area, which is better by 10 to
             30 points on frozen features. Anchors are scored by area, over the cells of what each has seen; the poses
             that they find are refined on the bank.
+        clutter: share of the clutter similarity that is subtracted; 0 leaves the object's similarity alone (with score
+            "likelihood" the S of the paper: the mean over all cells).
         mirror: also score the mirrored picture at the mirrored poses and take the mean (mirror-consistent scoring; only
             where ``--data.mirror`` says that the category is symmetric). Doubles the time of the features.
         calibration: what a score is compared with before the best pose is taken: "none", "zscore" (mean and deviation
@@ -72,6 +74,7 @@ class MatchSettings:
 
     source: str = "bank"
     score: str = "auto"
+    clutter: float = 1.0
     mirror: bool = False
     calibration: str = "none"
     calibration_deg: float = 45.0

@@ -36,7 +36,7 @@ class SelectionSettings:
         agree_deg: drop matches whose best poses by the two sources (bank and anchors), each by its own calibrated
             losses, are further apart than this; 0 = do not ask, else both are matched.
         weight: "hard" (every pseudo label counts as a label) or "soft" (those ranked below the median of the kept ones
-            weigh less, in proportion to what they are ranked by: in the draw of training pictures, and in the loss).
+            weigh less in the loss, in proportion to what they are ranked by).
         rival_deg: the rival of the margin is the best pose at least this far away.
     """
 

@@ -125,6 +125,11 @@ class NVSM(FinalEstimates, NeMo):
         self.mirrored = self.match_settings.mirror and data.mirror
 
     @property
+    def clutter(self) -> Float[Tensor, " dim"]:
+        """What the E-step subtracts the similarity of."""
+        return self.match_settings.clutter * self.model.bank.clutter_mean
+
+    @property
     def match_columns(self) -> int:
         """Numbers that :meth:`match` gives for a picture: losses, refined modes, losses by the other source if two are
         asked."""
@@ -151,6 +156,8 @@ class NVSM(FinalEstimates, NeMo):
         """Rows of the pictures (and their mirror images) under one mesh."""
         model, settings = self.model, self.match_settings
         gathered = [(feature_map, *model.evidence_of(feature_map, camera, number)) for feature_map, camera in views]
+        for _, evidence, _ in gathered:
+            evidence.clutter = settings.clutter * evidence.clutter
         found = [self._losses(*gathered[0], source, number) for source in self.sources]
         if self.mirrored:
             twin = mirrored_poses(model.space.grid().to(found[0]))
@@ -175,7 +182,7 @@ class NVSM(FinalEstimates, NeMo):
         if source == "bank":
             return grid_losses(evidence, grid, renderer, self.objective)
         assert self.anchors is not None  # start_matching has made them
-        ring, clutter = math.radians(self.match_settings.anchor_ring_deg), self.model.bank.clutter_mean
+        ring, clutter = math.radians(self.match_settings.anchor_ring_deg), self.clutter
         mean = source == "anchors_mean"
         return anchor_losses(feature_map, clutter, evidence.camera, self.anchors, grid, ring, renderer, mean)
 
@@ -186,7 +193,6 @@ class NVSM(FinalEstimates, NeMo):
         key = source, renderer
         if key not in self.products:
             dtype = torch.bfloat16 if self.match_settings.engine == "products_bf16" else torch.float32
-            clutter = self.model.bank.clutter_mean
             if source == "bank":
                 sources, hidden = bank_source(self.model.bank.vertex[self.model.rows[number]], grid), 1.0
             else:
@@ -194,7 +200,7 @@ class NVSM(FinalEstimates, NeMo):
                 ring = math.radians(self.match_settings.anchor_ring_deg)
                 sources, hidden = anchor_sources(self.anchors, grid, ring), math.inf
             mean = source == "anchors_mean"
-            self.products[key] = GridProducts(sources, clutter, grid, renderer, hidden, mean, dtype)
+            self.products[key] = GridProducts(sources, self.clutter, grid, renderer, hidden, mean, dtype)
         return self.products[key]
 
     def finish_matching(self, round: int, rows: Float[Tensor, "pool column"], data: Any) -> None:
@@ -267,7 +273,7 @@ class NVSM(FinalEstimates, NeMo):
         seen = viewpoint.isfinite().all(1)  # not skipped: damaged pictures, or trainer.em.pool_per_round
         error = torch.rad2deg(pose_error(viewpoint, data.pool_truth().float())).where(seen, torch.nan)
         kept = error[labels.index]
-        numbers = {"em/round": labels.round, "em/kept": len(labels) / max(1, len(viewpoint))}
+        numbers = {"em/round": labels.round, "em/kept": len(labels) / max(1, int(seen.sum()))}
         text = f"round {labels.round + 1}: {len(labels)} of {len(viewpoint)} pool pictures pseudo-labelled"
         matched = "whole pool" if seen.all() else f"all {int(seen.sum())} that were matched"
         known = kept.isfinite()
@@ -275,13 +281,11 @@ class NVSM(FinalEstimates, NeMo):
             for degrees in (10, 30):
                 numbers[f"em/precision_{degrees}"] = float((kept[known] < degrees).float().mean())
                 numbers[f"em/pool_acc_{degrees}"] = float((error[error.isfinite()] < degrees).float().mean())
+            numbers["em/flip_180"] = float((kept[known] > 150).float().mean())
             text += f"; within 30 degrees of the hidden truth: {100 * numbers['em/precision_30']:.1f} %"
             text += f" ({matched}: {100 * numbers['em/pool_acc_30']:.1f} %)"
-        sources = [record.source for record in data.pool]
-        looked_at = {source for source, looked in zip(sources, seen.tolist(), strict=True) if looked}
+        sources = [record.source if looked else "" for record, looked in zip(data.pool, seen.tolist(), strict=True)]
         for name, (share, precision) in by_source(sources, labels.index, kept).items():
-            if name not in looked_at:  # trainer.em.extra_pool_from
-                continue
             numbers |= {f"em/kept_{name}": share, f"em/precision_30_{name}": precision}
             text += f"; of {name} {100 * share:.1f} % kept, {100 * precision:.1f} % of them within 30 degrees"
         rank_zero_info(text)

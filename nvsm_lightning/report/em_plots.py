@@ -20,15 +20,16 @@ TURN = 2 * math.pi
 def round_numbers(
     kept: Bool[Tensor, " pool"], error: Float[Tensor, " pool"], score: Float[Tensor, " pool"]
 ) -> dict[str, float]:
-    """Numbers of a round: pool pictures ``seen`` (could be read), share of the pool kept, and of the kept ones whose
-    truth is known the shares within 10 and 30 degrees and above 150 (absent where no truth is known).
+    """Numbers of a round: pool pictures ``seen`` (matched), share of these kept, and of the kept ones whose truth is
+    known the shares within 10 and 30 degrees and above 150 (absent where no truth is known).
 
     Args:
         kept: pseudo-labelled.
         error: radians; NaN where the truth is not known.
         score: NaN where the picture was skipped.
     """
-    numbers = {"seen": float((~score.isnan()).sum()), "kept": float(kept.float().mean()), "count": float(kept.sum())}
+    seen, count = float((~score.isnan()).sum()), float(kept.sum())
+    numbers = {"seen": seen, "kept": count / max(1.0, seen), "count": count}
     known = error[kept & error.isfinite()]
     if len(known):
         for degrees in (10, 30):
@@ -48,7 +49,7 @@ def gate_picture(rounds: Mapping[int, Mapping[str, float]], matches: Mapping[str
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     lines, score, margin = figure.subplots(1, 3)
     shown = (
-        ("kept", "kept share of the pool", "#444444", "s"),
+        ("kept", "kept share of the matched", "#444444", "s"),
         ("precision_30", "kept within 30 degrees", "#1b9e77", "o"),
         ("precision_10", "kept within 10 degrees", "#7570b3", "o"),
         ("flip_180", "kept off by more than 150", "#e7298a", "x"),

@@ -42,10 +42,10 @@ guess = {"acc_pi_6": 16.5 + seed, "acc_pi_18": 5.5, "med_err_deg": 90.0, "mean_e
          "n_images": 40 * len(cars)}
 if method == "nvsm" and command == "fit":
     for number in range(2):
-        rows = [f"{i}.jpg,{number},{source.expovariate(0.1):.3f}" for i in range(50 + 20 * number)]
+        rows = [f"{i}.jpg,{number},{source.expovariate(0.02) % 180:.3f}" for i in range(50 + 20 * number)]
         rows.insert(0, "key,round,error_deg")
         (run / "tables" / f"matches_round_{number:02d}.csv").write_text("\\n".join(rows) + "\\n")
-    logged = ["em/round,em/pool_acc_10,em/pool_acc_30", "0,0.1,0.2", ",,", "0,0.6,0.8", "1,0.7,0.9"]
+    logged = ["em/round,em/kept,em/pool_acc_10,em/pool_acc_30", "0,0.3,0.1,0.2", ",,,", "0,0.5,0.6,0.8", "1,,0.7,0.9"]
     (run / "metrics.csv").write_text("\\n".join(logged) + "\\n")
 dataset = "kitti" if any(word.endswith("kitti.yaml") for word in words) else "epfl_cars"
 (run / "results.json").write_text(json.dumps({

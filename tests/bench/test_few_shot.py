@@ -79,7 +79,7 @@ def test_a_bench_writes_every_form_of_its_tables_and_a_second_call_fits_nothing(
 
     second = rows_of(out / "pseudo_labels.csv")
     assert [(row["method"], row["round"], row["runs"]) for row in second] == [("nvsm", "1", "8"), ("nvsm", "2", "8")]
-    assert [float(row["kept_mean"]) for row in second] == [25.0, 35.0]  # 50 and 70 of 200
+    assert [float(row["kept_mean"]) for row in second] == [50.0, 35.0]  # as logged; 70 of a pool of 200
     assert [float(row["pool_acc_30_mean"]) for row in second] == [80.0, 90.0], "a repeated round counts as logged last"
 
     before = {path: path.read_text() for path in (out / "table.csv", out / "pseudo_labels.csv", out / "draws.csv")}
@@ -94,8 +94,14 @@ def test_precision_is_that_of_the_kept_labels(fake_fit, tmp_path):  # noqa: F811
     errors = [
         [float(row["error_deg"]) for row in rows_of(path)] for path in sorted(tmp_path.rglob("matches_round_00.csv"))
     ]
-    shares = [100 * sum(error < 10 for error in run) / len(run) for run in errors]
-    assert float(rows_of(tmp_path / "pseudo_labels.csv")[0]["precision_10_mean"]) == pytest.approx(sum(shares) / 2)
+    row = rows_of(tmp_path / "pseudo_labels.csv")[0]
+    for name, right in (
+        ("precision_10", lambda error: error < 10),
+        ("precision_30", lambda error: error < 30),
+        ("flip_180_rate", lambda error: error > 150),
+    ):
+        shares = [100 * sum(map(right, run)) / len(run) for run in errors]
+        assert float(row[f"{name}_mean"]) == pytest.approx(sum(shares) / 2, abs=1e-3) and 0 < sum(shares) < 200
 
 
 def test_each_fit_gets_its_own_options_and_all_fits_the_further_ones(tmp_path):
@@ -142,6 +148,19 @@ def test_what_is_left_out_is_not_fitted():
 def test_wrong_options_are_named(words, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         few_shot.run(words)
+
+
+def test_without_files_it_is_about_the_main_job(fake_fit, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    words = ["--labels", "7,20", "--seeds", "2", "--methods", "nemo,nvsm"]
+    with pytest.raises(ConfigError, match=r"needs --config FILE.*car_7shot\.yaml is taken, which is not in this folder"):
+        few_shot.run(words)
+    for file in ("car_7shot.yaml", "methods/nemo.yaml", "methods/nvsm.yaml"):
+        (tmp_path / "configs" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "configs" / file).touch()
+    assert few_shot.run(words) == 0
+    logs = list((tmp_path / "runs" / "few-shot" / "fits").rglob("log.txt"))
+    assert len(logs) == 8 and all("--config configs/car_7shot.yaml" in log.read_text() for log in logs)
 
 
 def test_a_setting_that_no_fit_knows_ends_the_bench_before_its_first_fit(fake_fit, tmp_path, capsys):  # noqa: F811

@@ -67,7 +67,7 @@ def test_misuse_gives_one_line(words, message, capsys, tmp_path, monkeypatch):
 def test_the_server_of_wandb_needs_an_account_and_says_so(monkeypatch, capsys):
     import wandb
 
-    def no_account(content, project):
+    def no_account(content, entity, project):
         raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
 
     monkeypatch.setattr(wandb, "sweep", no_account)
@@ -78,15 +78,18 @@ def test_the_server_of_wandb_needs_an_account_and_says_so(monkeypatch, capsys):
     assert "--engine local runs the same file" in told
 
 
-def test_the_server_gets_the_file_with_further_options_in_its_command(monkeypatch):
+@pytest.mark.parametrize("entity", [None, "a_team"])
+def test_the_server_gets_the_file_with_further_options_in_its_command(entity, monkeypatch, tmp_path):
     import wandb
 
     taken = {}
-    monkeypatch.setattr(wandb, "sweep", lambda content, project: taken.update(content=content) or "id")
-    monkeypatch.setattr(wandb, "agent", lambda name, project, count: taken.update(agent=(name, project, count)))
+    monkeypatch.setattr(wandb, "sweep", lambda content, **owner: taken.update(content=content, owner=owner) or "id")
+    monkeypatch.setattr(wandb, "agent", lambda name, count, **owner: taken.update(agent=(name, owner, count)))
     monkeypatch.setattr(sweep.shutil, "which", lambda name: name)
-    words = ["sweep", str(SHIPPED[0]), "--engine", "wandb", "--count", "3", "--data.root", "X"]
+    content = yaml.safe_load(SHIPPED[0].read_text()) | ({"entity": entity} if entity else {})
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    words = ["sweep", str(tmp_path / "sweep.yaml"), "--engine", "wandb", "--count", "3", "--data.root", "X"]
     assert main(words) == 0
-    content = yaml.safe_load(SHIPPED[0].read_text())
     assert taken["content"] == {**content, "command": [*content["command"][:-1], "--data.root", "X", "${args}"]}
-    assert taken["agent"] == ("id", content["project"], 3)
+    assert taken["owner"] == {"entity": entity, "project": content["project"]}
+    assert taken["agent"] == ("id", taken["owner"], 3)

@@ -54,15 +54,25 @@ def test_labelled_share_and_equal_use() -> None:
     assert min(none) >= 7
 
 
-def test_probability_by_weight_and_bin() -> None:
-    azimuth = torch.tensor([0.1, 0.2, 0.3, math.pi + 0.1, -0.1])
-    viewpoint = torch.stack((azimuth, torch.zeros(5), torch.zeros(5)), -1)
-    weight = torch.tensor([1.0, 1.0, 2.0, 0.5, 4.0])
-    torch.testing.assert_close(draw_probability(viewpoint, weight, None), weight / 8.5)
-    expected = torch.tensor([1 / 4, 1 / 4, 1 / 2, 1, 1]) / 3
-    torch.testing.assert_close(draw_probability(viewpoint, weight, 12), expected)
+def at(*azimuth: float) -> torch.Tensor:
+    return torch.tensor([[angle, 0.0, 0.0] for angle in azimuth])
+
+
+def test_one_picture_alone_in_its_view_is_not_half_of_an_epoch() -> None:
+    """100 fronts and one of them that was taken for a rear."""
+    probability = draw_probability(at(*[0.0] * 100, math.pi), 12)
+    assert probability.sum() == pytest.approx(1) and probability[:100].std() == 0
+    assert probability[100] / probability[0] == pytest.approx(10 / 101 / (0.5 / 100))
+    assert len(draw_probability(at(), 12)) == 0
+
+
+def test_probability_by_bin() -> None:
+    viewpoint = at(0.1, 0.2, 0.3, math.pi + 0.1, -0.1)
+    torch.testing.assert_close(draw_probability(viewpoint, None), torch.full((5,), 0.2))
+    expected = torch.tensor([1 / 3, 1 / 3, 1 / 3, 1, 1]) / 3
+    torch.testing.assert_close(draw_probability(viewpoint, 12), expected)
     drawn = Counter(e for e, _ in draws(sampler(labelled=1, probability=expected, labelled_share=0.0, draws=6000)))
-    assert drawn[4] / 6000 == pytest.approx(1 / 3, abs=0.03) and drawn[1] / 6000 == pytest.approx(1 / 12, abs=0.02)
+    assert drawn[4] / 6000 == pytest.approx(1 / 3, abs=0.03) and drawn[1] / 6000 == pytest.approx(1 / 9, abs=0.02)
 
 
 def test_lightning_leaves_it_in_place() -> None:

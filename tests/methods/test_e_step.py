@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from nvsm_lightning.matching.matcher import MatchSettings, choose
@@ -29,6 +30,32 @@ def test_poses_and_margins_are_those_of_the_rounds_calibration_and_of_rivals_thi
     method.finish_matching = watched
     make_trainer(EMSchedule(2, 1), 2).fit(method, make_data())
     assert seen == [0, 1]
+
+
+@pytest.mark.parametrize("options", [
+    {"score": "area"}, {"score": "likelihood"}, {"score": "area", "source": "anchors"},
+    {"score": "area", "engine": "products"}, {"score": "area", "source": "anchors_mean", "engine": "products"},
+])  # fmt: skip
+def test_as_much_of_the_clutter_is_subtracted_as_is_asked_for(make_method, make_data, options) -> None:
+    """Half of it: as if the clutter's similarity were half as high."""
+    data = make_data()
+    data.setup("fit")
+    rows = {}
+    for share, scale in ((0.0, 1.0), (0.5, 1.0), (1.0, 0.5), (1.0, 1.0)):
+        torch.manual_seed(0)
+        method = make_method(match=MatchSettings(steps=3, clutter=share, **options)).eval()
+        with torch.no_grad():
+            method.model.bank.push_clutter(torch.ones(8, method.model.bank.vertex.shape[1]))
+            mean = method.model.bank.clutter_mean
+            scaled = property(lambda bank, mean=mean, scale=scale: scale * mean)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(method.model.bank), "clutter_mean", scaled)
+                method.start_matching(0, data)
+                rows[share, scale] = torch.cat([method.match(batch) for batch in data.pool_dataloader()])
+    assert torch.equal(rows[0.5, 1.0], rows[1.0, 0.5])
+    finite = rows[1.0, 1.0].isfinite()
+    assert not torch.allclose(rows[0.0, 1.0][finite], rows[1.0, 1.0][finite])
+    assert not torch.allclose(rows[0.5, 1.0][finite], rows[1.0, 1.0][finite])
 
 
 def test_of_several_meshes_the_one_that_explains_a_picture_best_tells_its_pose(make_method, make_data, meshes) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import CSVLogger
 
 from nvsm_lightning.errors import DataError
 from nvsm_lightning.features.backbone import BackboneSpec
@@ -55,7 +56,7 @@ def test_rounds_label_the_pool_and_train_on_it(make_method, make_data, make_trai
     assert [rows[k]["key"] for k in range(len(rows))] == [data.pool[int(k)].key for k in index]
 
 
-def test_a_round_may_look_at_a_part_of_the_pool(make_method, make_data, make_trainer) -> None:
+def test_a_round_may_look_at_a_part_of_the_pool(make_method, make_data, make_trainer, tmp_path) -> None:
     method, data = make_method(), make_data()
     looked = []
     keep = type(method).finish_matching
@@ -66,9 +67,16 @@ def test_a_round_may_look_at_a_part_of_the_pool(make_method, make_data, make_tra
             keep(self, round, rows, data)
 
     method.__class__ = Watching
-    make_trainer(EMSchedule(rounds=2, epochs_per_round=1, pool_per_round=5)).fit(method, data)
+    schedule, logger = EMSchedule(rounds=2, epochs_per_round=1, pool_per_round=5), CSVLogger(tmp_path)
+    make_trainer(schedule, logger=logger).fit(method, data)
     assert [len(part) for part in looked] == [5, 5] and sorted(looked[0] + looked[1]) == list(range(10))
     assert set(data.pseudo_labels[0].tolist()) <= set(looked[-1])
+    with Path(logger.log_dir, "metrics.csv").open(newline="") as file:
+        logged = [row for row in csv.DictReader(file) if row["em/round"]]
+    assert float(logged[-1]["em/kept"]) == len(data.pseudo_labels[0]) / 5
+    rows = list(csv.DictReader((tmp_path / "tables" / "matches_round_01.csv").open(newline="")))
+    turned = [float(row["error_deg"]) > 150 for row in rows]
+    assert float(logged[-1]["em/flip_180"]) == pytest.approx(sum(turned) / len(turned))
 
 
 def test_what_was_found_for_the_whole_pool_stays_for_reports(make_method, make_data, make_trainer) -> None:

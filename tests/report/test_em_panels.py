@@ -79,7 +79,7 @@ def test_every_panel_is_written_and_handed_to_the_loggers_that_take_pictures(tmp
     assert names == sorted([*GATES, "round_00_azimuth"])
     assert sorted(loggers[0].pictures) == [(f"em/{name[9:]}", f"{name}.png", 7) for name in names]
     assert panels.rounds[0] == {
-        "seen": 11, "kept": 0.5, "count": 6, "precision_10": 1.0, "precision_30": 1.0, "flip_180": 0.0
+        "seen": 11, "kept": 6 / 11, "count": 6, "precision_10": 1.0, "precision_30": 1.0, "flip_180": 0.0
     }  # fmt: skip
 
 
@@ -152,6 +152,6 @@ def test_numbers_of_a_round_leave_out_what_is_unknown_or_not_kept():
     error = torch.tensor([5.0, 20.0, 170.0, math.nan, 100.0]).deg2rad()
     kept = torch.tensor([True, True, True, True, False])
     numbers = round_numbers(kept, error, torch.tensor([1.0, 1.0, 1.0, 1.0, math.nan]))
-    assert (numbers["seen"], numbers["count"], numbers["kept"]) == (4, 4, pytest.approx(0.8))
+    assert (numbers["seen"], numbers["count"], numbers["kept"]) == (4, 4, 1.0)  # of those that were matched
     assert numbers["precision_10"] == numbers["flip_180"] == pytest.approx(1 / 3)
     assert numbers["precision_30"] == pytest.approx(2 / 3)
