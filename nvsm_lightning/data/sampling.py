@@ -17,9 +17,7 @@ MOST_DRAWN = 10  # times as often as the mean: a picture alone in its view is of
 Draw = tuple[int, int]  # (entry, seed of its augmentation)
 
 
-def draw_probability(
-    viewpoint: Float[Tensor, "entry 3"], bins: int | None
-) -> Float[Tensor, " entry"]:
+def draw_probability(viewpoint: Float[Tensor, "entry 3"], bins: int | None) -> Float[Tensor, " entry"]:
     """Probability of each picture: the same, or with ``bins`` the same total for each occupied azimuth bin, as far as
     no picture is drawn more than ``MOST_DRAWN`` times as often as the mean picture."""
     if bins is None or not len(viewpoint):
