@@ -103,6 +103,8 @@ class MatchSettings:
             raise ConfigError(f"Unknown final_calibration {self.final_calibration!r}. Choose one of {FINAL}.")
         if self.final_bank not in BANKS:
             raise ConfigError(f"Unknown final_bank {self.final_bank!r}. Choose one of {BANKS}.")
+        if not 0 <= self.clutter <= 1:
+            raise ConfigError(f"match.clutter is the share that is subtracted, between 0 and 1, not {self.clutter}.")
         if self.calibration_rounds < 1 or not 0 <= self.calibration_deg <= 180:
             raise ConfigError(f"The E-step needs calibration_rounds >= 1 and calibration_deg in [0, 180]; got {self}.")
         if self.score not in ("auto", *OBJECTIVES):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.matching.matcher import MatchSettings, choose
 from nvsm_lightning.methods.category_mesh import MeshSpec
 from nvsm_lightning.training.schedule import EMSchedule
@@ -56,6 +57,12 @@ def test_as_much_of_the_clutter_is_subtracted_as_is_asked_for(make_method, make_
     finite = rows[1.0, 1.0].isfinite()
     assert not torch.allclose(rows[0.0, 1.0][finite], rows[1.0, 1.0][finite])
     assert not torch.allclose(rows[0.5, 1.0][finite], rows[1.0, 1.0][finite])
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_no_more_clutter_is_subtracted_than_there_is(share) -> None:
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        MatchSettings(clutter=share)
 
 
 def test_of_several_meshes_the_one_that_explains_a_picture_best_tells_its_pose(make_method, make_data, meshes) -> None:
