@@ -55,7 +55,10 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
     )
     parser.add_argument("--labels", type=int, default=7, help="Labelled pictures to draw in the check.")
     parser.add_argument("--check", action="store_true", help="Read it as `nvsm fit` would, verify it, and count.")
-    if not any(word in ("--check", "-h", "--help") or word.startswith("--data") for word in words):
+    parser.add_argument(
+        "--sheet", type=str, default="", help="A picture to write in the check: labels with their cuboids."
+    )
+    if not any(word in ("--check", "-h", "--help") or word.startswith(("--data", "--sheet")) for word in words):
         parser.parse_args(list(words))
         print(explanation(name, where, layout))  # at once: nothing was imported for it
         return 0
@@ -65,7 +68,7 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
     cls = getattr(rooms, reader)
     parser.add_class_arguments(cls, "data", as_group=False, skip=common, instantiate=False)
     options = parser.parse_args(list(words))
-    if not options.check:
+    if not (options.check or options.sheet):
         print(explanation(name, where, layout))
         return 0
     if not options.root:
@@ -85,6 +88,10 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
         for option in ("root", "labels", "category"):
             said = said.replace(f"--data.{option}", f"--{option}")
         raise DataError(said) from error
+    if options.sheet:
+        from nvsm_lightning.cli.label_sheet import label_sheet
+
+        lines.append(label_sheet(data, Path(options.sheet)))
     for line in lines:
         print(line)
     faults = len(getattr(data, "faults", []))

@@ -106,9 +106,17 @@ def category_cuboid(category: str, target_vertices: int = 1000) -> Mesh:
     """The cuboid of a category, centred at the origin, from :data:`CATEGORY_EXTENT`."""
     if category not in CATEGORY_EXTENT:
         known = ", ".join(sorted(CATEGORY_EXTENT))
-        raise DataError(f"No mesh for category {category!r}. Known: {known}. Give a mesh file or extents instead.")
-    half = [extent / 2 for extent in CATEGORY_EXTENT[category]]
-    return cuboid((-half[0], -half[1], -half[2]), (half[0], half[1], half[2]), target_vertices)
+        raise DataError(
+            f"No cuboid is known for category {category!r} (known: {known}). Give its sides, "
+            "--model.mesh.extent [width,length,height], or a mesh, --model.mesh.file FILE."
+        )
+    return box_cuboid(CATEGORY_EXTENT[category], target_vertices)
+
+
+def box_cuboid(extent: tuple[float, float, float], target_vertices: int = 1000) -> Mesh:
+    """The cuboid with these sides (x, y, z) in CAD units, centred at the origin."""
+    x, y, z = (side / 2 for side in extent)
+    return cuboid((-x, -y, -z), (x, y, z), target_vertices)
 
 
 def shortest_interval(values: Float[np.ndarray, " value"], share: float = 0.99) -> tuple[float, float]:
