@@ -1,4 +1,4 @@
-# Every target sets up what it needs: `make demo` and `make test` work on a fresh machine with Python >= 3.11.
+# Every target sets up what it needs: `make demo` and `make test` work on a fresh machine with Python 3.11 to 3.13.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help

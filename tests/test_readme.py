@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nvsm_lightning.bench import finished, kitti, occlusion, speed, study, trials, unseen_views
-from nvsm_lightning.cli import doctor, lightning_cli, prepare, prepare_mesh, prepare_occluded
+from nvsm_lightning.cli import doctor, label_sheet, lightning_cli, prepare, prepare_mesh, prepare_occluded
 from nvsm_lightning.cli.main import COMMANDS
 from nvsm_lightning.data.pose_csv import read_table
 
@@ -51,6 +51,7 @@ def test_nvsm_lines_are_understood(line, monkeypatch, tmp_path):
         calls = []
         monkeypatch.setattr("nvsm_lightning.toy.dataset.make_toy", lambda root, **settings: calls.append(root))
         monkeypatch.setattr(prepare, "check", lambda data: calls.append(data) or [])
+        monkeypatch.setattr(label_sheet, "label_sheet", lambda data, file: "")
         monkeypatch.setattr(prepare_occluded, "make", lambda out, *_: calls.append(out) or [])
         monkeypatch.setattr(prepare_occluded, "keep", lambda part, out: None)
         monkeypatch.setattr(prepare_mesh, "read_cad", lambda path: {})

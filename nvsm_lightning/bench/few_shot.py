@@ -36,11 +36,12 @@ one, by_category, has each of them, their plain mean, and their mean weighted by
 
 def add_variants(options_of: argparse.ArgumentParser, methods: str) -> None:
     """The options that say which variants there are, with the default ``methods``."""
-    options_of.add_argument("--labels", default="7,20,50", help="Numbers of labelled pictures.")
+    options_of.add_argument("--labels", default="7,20,50", help="Numbers of labelled pictures (default: %(default)s).")
     options_of.add_argument(
         "--methods",
         default=methods,
-        help="Files of configs/methods without .yaml, or paths of YAML files; the first is the base of differences.",
+        help="Files of configs/methods without .yaml, or paths of YAML files; the first is the base of differences "
+        "(default: %(default)s).",
     )
     options_of.add_argument(
         "--without",

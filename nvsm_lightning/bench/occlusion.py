@@ -34,8 +34,8 @@ CLEAN = "L0"
 LEVELS = ("L1", "L2", "L3")
 USAGE = "[--config FILE ...] [--out DIR] [options] [further options of nvsm fit]"
 TEXT = """\
-Fits every method with every number of labels once and tests it on the test part as it is (L0) and behind pasted
-occluders that hide 20-40 % (L1), 40-60 % (L2) and 60-80 % (L3) of the object. The occluded pictures lie in --occluded;
+Fits every method with every number of labels and label draw, and tests it on the test part as it is (L0) and behind
+pasted occluders that hide 20-40 % (L1), 40-60 % (L2) and 60-80 % (L3) of the object. They lie in --occluded;
 levels that are not there are made by `nvsm prepare occluded` from --occluders, the same for the same data set. With
 --release they are those of Occluded-PASCAL3D+. The table has accuracies and medians by level and their mean over the
 levels, the IoU of the occlusion map with the occluder (methods that have one), and the published rows, of other data.
@@ -74,7 +74,11 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     made = parser("occlusion", USAGE, TEXT)
     add_variants(made, "nemo,nvsm,res50_general,starmap,nearest")
-    made.add_argument("--levels", default=",".join(LEVELS), help="Besides L0: L1, L2, L3 or FGL1_BGL1 ... FGL3_BGL3.")
+    made.add_argument(
+        "--levels",
+        default=",".join(LEVELS),
+        help="Besides L0: L1, L2, L3 or FGL1_BGL1 ... FGL3_BGL3 (default: %(default)s).",
+    )
     made.add_argument("--runs", default=None, help="Folders of finished fits, comma between, that are not made again.")
     made.add_argument("--occluded", default=None, help="Folder of L1/, L2/, ...; default: OUT/occluded.")
     made.add_argument("--occluders", default=None, help="For levels that must be made: see `nvsm prepare occluded`.")

@@ -39,7 +39,9 @@ def parser(name: str, usage: str, text: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--seeds", default="5", help="Label draws: how many (0, 1, ...), or a list such as 0,3,4.")
+    made.add_argument(
+        "--seeds", default="5", help="Label draws: how many (0, 1, ...; default: %(default)s), or a list such as 0,3,4."
+    )
     made.add_argument(
         "--config", "-c", action="append", default=[], help=f"As for `nvsm fit`; may be repeated. Without it {CONFIG}."
     )

@@ -60,7 +60,9 @@ def run(words: Sequence[str], check: Check | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("unseen-views", USAGE, TEXT)
-    made.add_argument("--methods", default="nemo,res50_general,starmap,nearest", help="As for few-shot.")
+    made.add_argument(
+        "--methods", default="nemo,res50_general,starmap,nearest", help="As for few-shot (default: %(default)s)."
+    )
     made.add_argument("--seen", default=SEEN, help="T or F for each of eight bins of 45 degrees from azimuth 0.")
     return made
 

@@ -83,6 +83,9 @@ def help_text() -> str:
             "  nvsm fit --config configs/car_7shot.yaml",
             "  nvsm test --config <run>/config.yaml --ckpt_path <run>/checkpoints/last.ckpt",
             "",
+            "all settings: nvsm fit --data.help PoseCSV (of a data set), nvsm fit --model.help NVSM (of a method);",
+            "--print_config behind a command shows what it would use.",
+            "",
             "--debug (or NVSM_DEBUG=1) shows the traceback of an error.",
         ]
     )

@@ -28,9 +28,9 @@ from nvsm_lightning.geometry.viewpoints import only_azimuths
 
 
 class PoseData(LightningDataModule):
-    """Few labelled pictures, an unlabelled pool, validation and test parts of one category; a data set overrides
-    ``read``.
+    """Few labelled pictures, an unlabelled pool, validation and test part (all settings: ``--data.help NAME``).
 
+    A data set overrides ``read``.
     ``labelled``, ``pool``, ``val`` and ``test`` are lists of ``Record`` after ``setup``. What the pool's labels are is
     hidden from every loader; ``pool_truth`` gives them for reports. Pseudo labels accepted during a fit live in this
     module's state.

@@ -20,8 +20,10 @@ from nvsm_lightning.pose.uncertainty import Measured, describe_posterior, log_vo
 
 
 class PoseMethod(LightningModule):
-    """Base of all methods. A method overrides ``estimate`` (and its training step) and has a ``mesh`` for the
-    overlays. One that scores many poses overrides ``score`` and sets ``space``, and gets a distribution over poses.
+    """Base of all methods (all settings of one: ``--model.help NAME``).
+
+    A method overrides ``estimate`` (and its training step) and has a ``mesh`` for the overlays. One that scores many
+    poses overrides ``score`` and sets ``space``, and gets a distribution over poses.
     """
 
     name: str  # in tables and results.json

@@ -22,9 +22,11 @@ from nvsm_lightning.report.painter import Painter
 
 
 class EMPanels(Callback):
-    """Draws, after the E-step of round XX, ``media/round_XX_*.png``: ``gates`` (kept share, precision, histograms of
-    score and margin), ``matches`` (kept pictures with the cuboid at their pseudo pose), ``azimuth`` (pseudo against
-    true azimuth, where that is known) and ``features`` (feature maps by PCA).
+    """Pictures of every E-step, ``media/round_XX_*.png`` of round XX.
+
+    These are ``gates`` (kept share, precision, histograms of score and margin), ``matches`` (kept pictures with the
+    cuboid at their pseudo pose), ``azimuth`` (pseudo against true azimuth, where that is known) and ``features``
+    (feature maps by PCA).
 
     A method takes part by leaving ``matches`` (``viewpoint``, ``score``, ``margin``, ``rank`` and ``kept`` of every
     pool picture, NaN: skipped) after its E-step, and by mapping pictures to feature maps when it is called.

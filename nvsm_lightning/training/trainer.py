@@ -63,10 +63,10 @@ class EMTrainer(Trainer):
             train_dataloaders: as Trainer; a datamodule takes their place.
             val_dataloaders: as Trainer.
             datamodule: labelled pictures and pool.
-            ckpt_path: checkpoint that the fit goes on from, <run>/checkpoints/last.ckpt. Its data know already when
-                they are set up, before it is read, that it will tell them what was labelled (``resumed_from``).
+            ckpt_path: checkpoint that an interrupted fit goes on from, <run>/checkpoints/last.ckpt, with the same data
+                and seed.
             weights_only: false lets a checkpoint hold other things than tensors and plain values; give it for files
                 that you trust only.
         """
-        self.resumed_from = ckpt_path
+        self.resumed_from = ckpt_path  # the data are set up before it is read: it will say what was labelled
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
