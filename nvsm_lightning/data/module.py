@@ -237,14 +237,17 @@ class PoseData(LightningDataModule):
                 f"The checkpoint is of category {state['category']!r}, this run of {self.category!r}; "
                 "give a checkpoint of the same category, or change --data.category."
             )
+        stage = None if self.trainer is None else self.trainer.state.fn
+        finished = stage not in (None, TrainerFn.FITTING)
         mine = [record.key for record in self.labelled]
         if self._everything and mine != state["labelled"]:
+            known = {record.key: record for record in self._everything if record.viewpoint is not None}
+            taught = [known[key] for key in state["labelled"] if key in known]
             chosen_once = self.anchors == "kmeans" and len(mine) == len(state["labelled"])
-            if not mine or chosen_once:  # the network may have begun with other weights here, or rounded differently
-                known = {record.key: record for record in self._everything if record.viewpoint is not None}
-                stage = None if self.trainer is None else self.trainer.state.fn
-                self._divide([known[key] for key in state["labelled"] if key in known], stage and stage.value)
-        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            # the network may have begun with other weights here, or rounded differently; no test of what was taught
+            if not mine or chosen_once or (finished and taught):
+                self._divide(taught, stage and stage.value)
+        if finished:
             unknown = torch.full((len(state["labelled"]), 3), torch.nan)  # to checkpoints of earlier versions
             self._taught = state.get("labelled_viewpoint", unknown)
             if not parts.is_same(state, self.labelled, self.pool):

@@ -19,13 +19,20 @@ Draw = tuple[int, int]  # (entry, seed of its augmentation)
 
 def draw_probability(viewpoint: Float[Tensor, "entry 3"], bins: int | None) -> Float[Tensor, " entry"]:
     """Probability of each picture: the same, or with ``bins`` the same total for each occupied azimuth bin, as far as
-    no picture is drawn more than ``MOST_DRAWN`` times as often as the mean picture."""
+    no picture is drawn more than ``MOST_DRAWN`` times as often as the mean picture; the other bins share what is left.
+    """
     if bins is None or not len(viewpoint):
         return torch.full((len(viewpoint),), 1 / max(1, len(viewpoint)))
     index = azimuth_bin(viewpoint, bins)
-    share = 1 / index.bincount(minlength=bins)[index]
-    share = (share / share.sum()).clamp_max(MOST_DRAWN / len(viewpoint))
-    return share / share.sum()
+    even, most = 1 / index.bincount(minlength=bins)[index], MOST_DRAWN / len(viewpoint)
+    capped = torch.zeros(len(index), dtype=torch.bool)
+    while True:  # once for each bin at most
+        left = 1 - most * capped.sum()
+        share = torch.where(capped, most, left * even / even[~capped].sum())
+        over = share > most * (1 + 1e-6)
+        if not over.any():
+            return share
+        capped |= over
 
 
 def labelled_probability(viewpoint: Float[Tensor, "label 3"], bins: int | None) -> Float[Tensor, " label"] | None:

@@ -58,6 +58,8 @@ class SelectionSettings:
             raise ConfigError(f"Unknown weight {self.weight!r} of the E-step. Choose hard or soft.")
         if not 0 <= self.score_quantile < 1 or self.agree_deg < 0:
             raise ConfigError(f"Selection needs score_quantile in [0, 1) and agree_deg >= 0; got {self}.")
+        if not 0 < self.rival_deg < 180:
+            raise ConfigError(f"Selection needs rival_deg between 0 and 180: no pose is further away; got {self}.")
         if not 0 < self.first_share <= 1 or not 0 < self.last_share <= 1 or not 0 <= self.bin_floor <= 1:
             raise ConfigError(f"Selection needs shares in (0, 1] and bin_floor in [0, 1]; got {self}.")
 
@@ -122,7 +124,7 @@ def gate_rank(score: Float[Tensor, " pool"], margin: Float[Tensor, " pool"], gat
 
 
 def label_weights(rank: Float[Tensor, " label"], kind: str) -> Float[Tensor, " label"]:
-    """Weights of the kept pseudo labels in the loss and in the draw (``SelectionSettings.weight``), in (0, 1]."""
+    """Weights of the kept pseudo labels in the loss (``SelectionSettings.weight``), in (0, 1]."""
     if kind == "hard" or len(rank) == 0:
         return torch.ones_like(rank)
     return (rank / rank.median().clamp_min(1e-6)).clamp(LEAST_WEIGHT, 1)

@@ -76,8 +76,9 @@ class FinalEstimates(LightningModule):
         self.model.null, self.finished = None, False
 
     def _restore_bank(self) -> None:
-        if self.training_bank is not None:
-            self.model.bank.load_state_dict(self.training_bank)
+        if (bank := self.training_bank) is not None:
+            loop: Any = self.trainer.fit_loop
+            loop.measuring(lambda: self.model.bank.load_state_dict(bank))  # an average's, if there is one, was replaced
             self.training_bank = None
 
     def on_validation_start(self) -> None:
@@ -113,9 +114,7 @@ class FinalEstimates(LightningModule):
         trainer: Any = self.trainer
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         ending = fitting and trainer.current_epoch + 1 == trainer.max_epochs
-        if ending and not self.finished and (due := self._final_settings()):
-            if "match.final_bank" in due:
-                self.training_bank = {name: value.clone() for name, value in self.model.bank.state_dict().items()}
+        if ending and not self.finished and self._final_settings():
             trainer.fit_loop.measuring(self.set_final)
             self.finished = True
 
@@ -125,6 +124,7 @@ class FinalEstimates(LightningModule):
         """
         due = self._final_settings()
         if "match.final_bank" in due:
+            self.training_bank = {name: value.clone() for name, value in self.model.bank.state_dict().items()}
             self.fill_bank(self.trainer.datamodule.anchor_dataloader(limit=BANK_PICTURES))  # type: ignore[attr-defined]
         if "match.final_calibration" in due:
             self.measure_null()

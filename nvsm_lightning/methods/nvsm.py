@@ -115,6 +115,11 @@ class NVSM(FinalEstimates, NeMo):
                 visible.append(seen)
         self.anchor_viewpoints = torch.cat(viewpoint)
         self.anchors = Anchors(torch.cat(vertex), torch.cat(visible), self.anchor_viewpoints) if vertex else None
+        grid, ring = self.model.space.grid().to(self.anchor_viewpoints), self.match_settings.anchor_ring_deg
+        if vertex and viewpoint_error(grid[:, None], self.anchor_viewpoints).min() > math.radians(ring):
+            raise ConfigError(
+                f"model.match.anchor_ring_deg {ring}: no pose of the grid is that near to a labelled one."
+            )
         # Once for the whole pool: scores of two kinds could not be ranked together.
         self.objective = self.match_settings.objective(Camera.stack(cameras))
         if self.match_settings.engine != "table" and self.objective != "area":
@@ -219,7 +224,8 @@ class NVSM(FinalEstimates, NeMo):
         disagreement = None
         if other:
             apart = viewpoint_error(grid[:, None], grid[None])
-            disagreement = apart[found.best, calibrated_losses(other[0], apart, self.match_settings, round).argmin(1)]
+            second = calibrated_losses(other[0], apart, self.match_settings, round)
+            disagreement = apart[found.best, second.argmin(1)].where(second.amin(1).isfinite(), math.inf)
         rounds = self.trainer.em.rounds  # type: ignore[attr-defined]
         match = found.viewpoint, found.score, found.margin, anchors
         labels = select(round, rounds, *match, settings, disagreement)
@@ -228,7 +234,10 @@ class NVSM(FinalEstimates, NeMo):
             opened = select(round, rounds, *match, replace(settings, ring_deg=180.0), disagreement)
             earlier = len(data.pseudo_labels[0])
             if not earlier and (round == rounds - 1 or len(opened) == 0):
-                raise DataError(f"{nothing}Widen model.selection (ring_deg, min_score) or give more pool pictures.")
+                raise DataError(
+                    f"{nothing}Widen model.selection (ring_deg, "
+                    "min_score, score_quantile, agree_deg) or give more pool pictures."
+                )
             rank_zero_warn(nothing + (
                 f"The {earlier} pseudo labels of the round before stay." if earlier
                 else "The next one looks further around the labelled poses."

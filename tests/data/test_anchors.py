@@ -181,3 +181,16 @@ def test_a_list_wins_over_the_way_that_a_data_sets_file_names(folder, tmp_path) 
     data = make(folder, "random")
     data.write_label_list(tmp_path / "labels.txt")
     assert keys(make(folder, "views", label_list=str(tmp_path / "labels.txt"))) == keys(data)
+
+
+def test_no_picture_that_taught_a_model_is_in_its_test(write_csv) -> None:
+    """Without ``split`` another draw of labels (another seed, or rows labelled since) leaves the labelled ones over."""
+    folder = write_csv(pose_rows(30, None) + pose_rows(30, None, 30, labelled=False))
+    fitted = make(folder, "spread", label_seed=1)
+    for stage in ("test", "validate"):
+        later = make(folder, "spread", stage, label_seed=0)
+        before = {record.key for record in (*later.val, *later.test)}
+        assert before & set(keys(fitted))
+        later.load_state_dict(fitted.state_dict())
+        assert keys(later) == keys(fitted) and later.test == fitted.test and later.val == fitted.val
+        assert torch.equal(later.label_viewpoints, viewpoints(fitted.labelled))

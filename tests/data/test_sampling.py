@@ -61,9 +61,20 @@ def at(*azimuth: float) -> torch.Tensor:
 def test_one_picture_alone_in_its_view_is_not_half_of_an_epoch() -> None:
     """100 fronts and one of them that was taken for a rear."""
     probability = draw_probability(at(*[0.0] * 100, math.pi), 12)
-    assert probability.sum() == pytest.approx(1) and probability[:100].std() == 0
-    assert probability[100] / probability[0] == pytest.approx(10 / 101 / (0.5 / 100))
+    assert probability.sum() == pytest.approx(1) and len(probability[:100].unique()) == 1
+    assert probability[100] == pytest.approx(10 / 101)
     assert len(draw_probability(at(), 12)) == 0
+
+
+@pytest.mark.parametrize(("crowd", "lone"), [(1000, 11), (2589, 11), (999, 1), (40, 11)])
+def test_no_picture_is_drawn_more_than_ten_times_as_often_as_the_mean(crowd, lone) -> None:
+    """However many stand alone in their views; those of the crowd share what is left."""
+    rest = [0.05 + 2 * math.pi * turn / 12 for turn in range(1, lone + 1)]
+    probability = draw_probability(at(*[0.0] * crowd, *rest), 12)
+    most = min(10 / (crowd + lone), 1 / (lone + 1))
+    assert probability.sum() == pytest.approx(1, abs=1e-5)
+    assert probability[crowd:].tolist() == pytest.approx([most] * lone, rel=1e-5)
+    assert probability[:crowd].tolist() == pytest.approx([(1 - lone * most) / crowd] * crowd, rel=1e-4)
 
 
 def test_probability_by_bin() -> None:

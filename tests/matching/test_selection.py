@@ -115,6 +115,12 @@ def test_shares_that_cannot_be_are_errors(wrong) -> None:
         SelectionSettings(**wrong)
 
 
+@pytest.mark.parametrize("rival", [0.0, 180.0])
+def test_a_rival_that_is_nowhere_is_an_error(rival) -> None:
+    with pytest.raises(ConfigError, match="no pose is further away"):
+        SelectionSettings(rival_deg=rival)
+
+
 def test_the_gate_ranks_by_margin_or_by_margin_times_score() -> None:
     scores, margins = [0.1, 0.9, 0.6, -0.5], [0.5, 0.3, 0.2, 0.9]
     kept = {

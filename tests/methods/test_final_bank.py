@@ -1,5 +1,7 @@
 """``match.final_bank``: of which pictures the means are that the estimates of a finished fit are made with."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -81,19 +83,25 @@ def test_a_fit_that_ends_early_keeps_the_bank_of_training_and_says_so(make_metho
     assert torch.equal(method.model.bank.vertex, plain.model.bank.vertex)
 
 
-@pytest.mark.parametrize("rounds", [2, 4])
+@pytest.mark.parametrize(("rounds", "averaged"), [(2, False), (4, False), (4, True)])
 def test_a_finished_fit_that_goes_on_is_trained_with_the_bank_of_training(
-    make_method, make_data, make_trainer, checkpointed, tmp_path, rounds
+    make_method, make_data, make_trainer, checkpointed, tmp_path, rounds, averaged
 ) -> None:
     """As one that has never had the other, and with rounds left its next E-step matches with it."""
     ends = []
     for final_bank in ("training", "labels"):
         folder, match = tmp_path / final_bank, MatchSettings(final_bank=final_bank)
-        make_trainer(EM, 3, **checkpointed(folder)).fit(make_method(match=match), make_data())
+
+        def trainer(em: EMSchedule, epochs: int, folder: Path = folder):
+            options = checkpointed(folder)
+            options["callbacks"] = [*options["callbacks"], *([MovingAverage(0.8)] if averaged else [])]
+            return make_trainer(em, epochs, **options)
+
+        trainer(EM, 3).fit(make_method(match=match), make_data())
         last = str(folder / "last.ckpt")
         assert ("training_bank" in torch.load(last, weights_only=False)) == (final_bank == "labels")
         further = make_method()
-        make_trainer(EMSchedule(rounds, 1), 5, **checkpointed(folder)).fit(further, make_data(), ckpt_path=last)
+        trainer(EMSchedule(rounds, 1), 5).fit(further, make_data(), ckpt_path=last)
         ends.append(further.state_dict())
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 

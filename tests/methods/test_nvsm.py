@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
-from nvsm_lightning.errors import DataError
+from nvsm_lightning.errors import ConfigError, DataError
 from nvsm_lightning.features.backbone import BackboneSpec
 from nvsm_lightning.geometry.cameras import mirror_camera
 from nvsm_lightning.geometry.viewpoints import viewpoint_error
@@ -196,6 +196,34 @@ def test_matching_with_labelled_pictures_finds_poses_around_them(
     anchors = method.anchor_viewpoints
     turn = torch.rad2deg((viewpoint[:, None, 0] - anchors[None, :, 0]).abs())
     assert len(index) == 10 and (torch.minimum(turn, 360 - turn).amin(1) <= 40.5).all()
+
+
+@pytest.mark.parametrize(("settings", "agree"), [({"source": "anchors", "engine": "products"}, 0.0), ({}, 60.0)])
+def test_a_ring_around_the_anchors_that_holds_no_pose_is_refused(
+    make_method, make_data, make_trainer, settings, agree
+) -> None:
+    gates = SelectionSettings(agree_deg=agree)
+    above = PoseSpace(12, [40.0], [0.0])  # the labelled poses lie at 10
+    method = make_method(match=MatchSettings(anchor_ring_deg=3.0, **settings), selection=gates, space=above)
+    with pytest.raises(ConfigError, match="anchor_ring_deg 3.0: no pose of the grid"):
+        make_trainer(EMSchedule(1, 1), 1).fit(method, make_data())
+
+
+def test_a_picture_that_no_anchor_reaches_agrees_with_nothing(make_method, make_data, make_trainer) -> None:
+    """Its second source has no finite loss, which is not the first pose of the grid."""
+    method = make_method(selection=SelectionSettings(agree_deg=179.0, ring_deg=180.0, min_score=-10.0, last_share=1.0))
+    match = method.match
+
+    def unreached(batch):
+        rows = match(batch)
+        rows[::2, -len(method.model.space.grid()) :] = torch.inf
+        return rows
+
+    method.match, data = unreached, make_data()
+    make_trainer(EMSchedule(1, 1), 1).fit(method, data)
+    batch = len(next(iter(data.pool_dataloader()))["index"])
+    kept = set(data.pseudo_labels[0].tolist())
+    assert kept and not any(index % batch % 2 == 0 for index in kept)
 
 
 def test_a_round_whose_rings_are_too_narrow_is_passed_over(make_method, make_data, make_trainer) -> None:
