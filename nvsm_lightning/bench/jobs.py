@@ -24,6 +24,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
+from nvsm_lightning.bench.config_files import settings_in
 from nvsm_lightning.errors import ConfigError, NVSMError
 
 COMMAND = (sys.executable, "-m", "nvsm_lightning")
@@ -31,6 +32,7 @@ TAIL = 15  # lines of the log of a failed fit that are shown
 REPLACED = "_replaced_"  # and a time: what the folder of a fit is called that was made anew
 COMPARED = "labelled_only"  # folder in a run: the fit that its guard has compared it with
 PATIENCE = 15.0  # seconds that a fit has to end by itself when everything is stopped
+WITHIN = "NVSM_WITHIN_A_JOB"  # set for what a job starts: it must end its own jobs before its own time is up
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,20 @@ def finished(job: Job, folder: Path) -> bool:
 
 def fingerprint(job: Job) -> dict[str, Any]:
     """What decides whether a stored run is of this job: arguments, a checksum of each ``--config`` file, label list,
-    teacher and input."""
-    names = _given(job.arguments, "--config", "-c", "--data.label_list")
-    names += [word.partition("manual:")[2] for word in job.arguments if "manual:" in word]
+    teacher and input; lists and teachers may be named inside of the files."""
+    files = _given(job.arguments, "--config", "-c")
+    inside = [(name, value) for file in files for name, value in settings_in(file) if isinstance(value, str)]
+    names = files + _given(job.arguments, "--data.label_list")
+    names += [value for name, value in inside if name == "label_list"]
+    words = [*job.arguments, *(value for name, value in inside if name == "anchors")]
+    names += [word.partition("manual:")[2] for word in words if "manual:" in word]
     # another run (a teacher, or what the guard compares with) as its results tell it: made anew, it has others
-    runs = [Path(name) for name in _given(job.arguments, "--trainer.em.teacher", "--guard")]
+    given = _given(job.arguments, "--trainer.em.teacher", "--guard")
+    runs = [Path(name) for name in (*given, *(value for name, value in inside if name in ("teacher", "guard")))]
     names += [str(run / "results.json" if run.is_dir() else run) for run in runs if run.exists()]
     names += job.inputs
-    files = {name: _checksum(Path(name)) if Path(name).is_file() else None for name in names}
-    return {"arguments": list(job.arguments), "files": files}
+    checksums = {name: _checksum(Path(name)) if Path(name).is_file() else None for name in names}
+    return {"arguments": list(job.arguments), "files": checksums}
 
 
 def _given(words: Sequence[str], *options: str) -> list[str]:
@@ -169,7 +176,7 @@ class _Process:
 def _run(waiting: list[Job], folder: Path, parallel: int, board: "_Board") -> dict[str, str]:
     """Run the jobs, ``parallel`` at a time; returns the end of the log of each that failed."""
     queue, running, failed = list(waiting), list[_Process](), dict[str, str]()
-    environment = {"OMP_NUM_THREADS": str(max(1, _cores() // parallel)), **os.environ}
+    environment = {"OMP_NUM_THREADS": str(max(1, _cores() // parallel)), **os.environ, WITHIN: "1"}
     try:
         with board:
             while queue or running:
@@ -226,7 +233,7 @@ def _stop(running: list[_Process]) -> None:
                 os.killpg(process.popen.pid, name)
             except ProcessLookupError:
                 pass
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + (PATIENCE / 3 if WITHIN in os.environ else PATIENCE)
         while time.monotonic() < end and any(process.popen.poll() is None for process in running):
             time.sleep(0.05)
     for process in running:

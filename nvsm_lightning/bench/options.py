@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nvsm_lightning.bench.config_files import settings_in
 from nvsm_lightning.bench.study import Options, read_folds
 from nvsm_lightning.errors import ConfigError
 
@@ -70,6 +71,9 @@ def common(options: argparse.Namespace, further: Sequence[str], own: Sequence[st
             raise ConfigError(f"--{name} is no option of this bench. Did you mean --{near[0]}?")
     if not options.config and not Path(CONFIG).is_file():
         raise ConfigError(f"The bench needs --config FILE: without it {CONFIG} is taken, which is not in this folder.")
+    for name in options.config:
+        if any(key == "label_seed" and value is not None for key, value in settings_in(name)):
+            raise ConfigError(f"{name} sets label_seed: every draw would have the same labels. --seeds chooses them.")
     files = tuple(word for name in options.config or [CONFIG] for word in ("--config", name))
     out = Path(options.out).expanduser()
     seeds = numbers(options.seeds, "--seeds")

@@ -99,9 +99,11 @@ class Study:
                     name = self.name(variant, seed, fold)
                     one.results[seed, fold] = results[name]
                     one.runs[seed, fold] = given.get(name, fits / name)
+                    # pictures of two categories may have one name
+                    kind = f"{self.categories[fold]}/" if self.categories else ""
                     for row in read_predictions(one.runs[seed, fold]):
-                        one.errors[seed, fold, row["key"]] = float(row["error_deg"])
-                        one.objects[row["key"]] = row.get("group") or ""
+                        one.errors[seed, fold, kind + row["key"]] = float(row["error_deg"])
+                        one.objects[kind + row["key"]] = row.get("group") or ""
             collected.append(one)
         if given and not self.categories:
             kinds = {(each["dataset"], each.get("category")) for one in collected for each in one.results.values()}

@@ -203,6 +203,7 @@ class NVSMCLI(LightningCLI):
         """Build everything inside the run folder; the configuration that is kept names no folder of this run."""
         if self.subcommand == "fit":
             self._warm_up(self.config["fit"])
+            self._check_saving(self.config["fit"])
         clean = self.config.clone()[self.subcommand]
         clean["run_dir"] = clean["trainer.default_root_dir"] = None  # what starts from config.yaml is another run
         if self.subcommand == "fit":
@@ -226,6 +227,16 @@ class NVSMCLI(LightningCLI):
             rank_zero_info(
                 f"{labels} labelled pictures: {config['trainer.em.warmup_epochs']} epochs on them before the first "
                 f"E-step, {config['trainer.max_epochs']} in all (--trainer.em.many_labels 0: no such rule)"
+            )
+
+    @staticmethod
+    def _check_saving(config: Namespace) -> None:
+        """ConfigError if the last epoch would not be saved: what is tested would be in no file."""
+        every, epochs = config.get("checkpoint.every_n_epochs"), config.get("trainer.max_epochs")
+        if every and epochs and epochs > 0 and epochs % every:
+            raise ConfigError(
+                f"--checkpoint.every_n_epochs {every}: the last of {epochs} epochs would not be saved. Give a divisor "
+                "of that number."
             )
 
     def _fill_run_folder(self, config: Namespace) -> Path:

@@ -239,8 +239,7 @@ class PoseData(LightningDataModule):
             )
         stage = None if self.trainer is None else self.trainer.state.fn
         finished = stage not in (None, TrainerFn.FITTING)
-        mine = [record.key for record in self.labelled]
-        if self._everything and mine != state["labelled"]:
+        if self._everything and (mine := [record.key for record in self.labelled]) != state["labelled"]:
             known = {record.key: record for record in self._everything if record.viewpoint is not None}
             taught = [known[key] for key in state["labelled"] if key in known]
             chosen_once = self.anchors == "kmeans" and len(mine) == len(state["labelled"])

@@ -9,7 +9,10 @@ import time
 
 import torch
 
+from nvsm_lightning.errors import ConfigError
+
 AUTO = "auto"
+STARTED = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # numbers of processes that torchrun and srun have started
 VARIABLE = "NVSM_PRECISION"  # what the first process has chosen, for those it starts
 
 
@@ -18,9 +21,18 @@ def choose_precision(accelerator: str) -> str:
 
     Args:
         accelerator: as ``--trainer.accelerator``: ``cpu``, or anything else for a GPU where there is one.
+
+    Raises:
+        ConfigError: a launcher (torchrun, srun) has started several processes on CPUs: each would measure by itself,
+            and they might differ.
     """
     if os.environ.get(VARIABLE) not in ("bf16-mixed", "32-true"):
         cuda = accelerator != "cpu" and torch.cuda.is_available()
+        if not cuda and any(int(os.environ.get(name, 1)) > 1 for name in STARTED):
+            raise ConfigError(
+                "--trainer.precision auto: each of the processes that were started would choose by itself. Name one, "
+                "bf16-mixed or 32-true; `nvsm doctor` tells the faster."
+            )
         fast = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else bf16_speed() >= 1
         os.environ[VARIABLE] = "bf16-mixed" if fast else "32-true"
     return os.environ[VARIABLE]

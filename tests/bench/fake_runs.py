@@ -35,7 +35,7 @@ for car in cars:
     for frame in range(40):
         right = source.random() < 0.75 + 0.1 * (method == "nvsm") + 0.003 * labels - hidden
         error = source.expovariate(0.2) if right else 180 * source.random()
-        key = f"{level and 'images/'}{category}car_{car:02d}/{frame}.jpg"
+        key = f"{level and 'images/'}car_{car:02d}/{frame}.jpg"
         lines.append(f"{key},0,{9 * frame + 1},{error:.4f},1,{levels[frame % 3]}")
 (run / "tables" / "predictions.csv").write_text("\\n".join(lines) + "\\n")
 guess = {"acc_pi_6": 16.5 + seed, "acc_pi_18": 5.5, "med_err_deg": 90.0, "mean_err_deg": 90.0, "flip_180_rate": 0.16,

@@ -150,6 +150,12 @@ def test_wrong_options_are_named(words, message):
         few_shot.run(words)
 
 
+def test_a_file_that_fixes_the_draw_of_labels_is_refused(tmp_path):
+    (tmp_path / "set.yaml").write_text("data: {init_args: {label_seed: 3}}\n")
+    with pytest.raises(ConfigError, match=r"set\.yaml sets label_seed: every draw would have the same labels"):
+        few_shot.run(["--config", str(tmp_path / "set.yaml"), "--out", str(tmp_path / "out")])
+
+
 def test_without_files_it_is_about_the_main_job(fake_fit, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     words = ["--labels", "7,20", "--seeds", "2", "--methods", "nemo,nvsm"]

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,30 @@ def test_other_labels_in_a_list_make_another_job(fit, tmp_path, words):
         chosen.write_text(text)
         run_jobs(plan, out)
         assert len(list(out.rglob("calls.json"))) == runs
+
+
+@pytest.mark.parametrize("setting", ["label_list: {}", "anchors: 'manual:{}'"])
+def test_so_does_a_list_named_inside_of_a_configuration(fit, tmp_path, setting):
+    chosen, out, file = tmp_path / "seven.txt", tmp_path / "out", tmp_path / "set.yaml"
+    file.write_text(f"data:\n  init_args:\n    {setting.format(chosen)}\n")
+    for text, runs in (("a.jpg", 1), ("a.jpg", 1), ("b.jpg", 2)):
+        chosen.write_text(text)
+        run_jobs([Job("a", ("--config", str(file)))], out)
+        assert len(list(out.rglob("calls.json"))) == runs
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_what_a_job_has_started_is_ended_before_the_job_is(monkeypatch, within):
+    """Else a fit that does not react outlives the job that would have killed it."""
+    waited = []
+    process = SimpleNamespace(popen=SimpleNamespace(pid=0, poll=lambda: None), log=SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(jobs.os, "killpg", lambda pid, name: None)
+    clock = iter(range(10_000))
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(jobs.time, "sleep", waited.append)
+    monkeypatch.setenv(jobs.WITHIN, "1") if within else monkeypatch.delenv(jobs.WITHIN, raising=False)
+    jobs._stop([process])
+    assert (2 * len(waited) < jobs.PATIENCE * 2) == within
 
 
 @pytest.mark.parametrize("words", [("--trainer.em.teacher", "{}"), ("--guard={}",)])

@@ -208,10 +208,13 @@ def test_categories_are_models_of_their_own_with_both_means(fake_fit, tmp_path):
     names = sorted(path.parent.relative_to(out / "fits").as_posix() for path in out.rglob("results.json"))
     assert names[:2] == ["labels_07/nemo/bus/seed_0", "labels_07/nemo/car/seed_0"]
     assert "2 categories, each with a model of its own" in (out / "table.md").read_text()
+    both = next(row for row in rows_of(out / "table.csv") if row["method"] == "nvsm")
+    assert both["pictures"] == "240", "pictures of two categories that have one name are two"
     rows = rows_of(out / "by_category.csv")
     own = {"method": "nvsm", "metric": "acc_pi_6"}
     bus, car = (value(rows, part=part, **own) for part in ("bus", "car"))
     assert value(rows, part=MEAN, **own) == pytest.approx((bus + car) / 2, abs=1e-3)
+    assert float(both["acc_pi_6_mean"]) == pytest.approx((bus + car) / 2, abs=1e-3)
     with pytest.raises(ConfigError, match="do not go together"):
         few_shot.run([*words, "--folds", "configs/folds/epfl_cars.yaml"])
 

@@ -261,6 +261,16 @@ def test_own_errors_come_through_parser_and_trainer_unharmed(place, tmp_path):
         nvsm(place, "fit", "--model.lr", "-1", "--run_dir", str(tmp_path))
 
 
+def test_a_last_epoch_that_would_not_be_saved_is_refused(place, tmp_path):
+    """What the fit tests would be in no file."""
+    words = ("fit", "--run_dir", str(tmp_path / "run"), "--checkpoint.every_n_epochs", "2", "--trainer.max_epochs")
+    with pytest.raises(ConfigError, match="every_n_epochs 2: the last of 3 epochs would not be saved"):
+        nvsm(place, *words, "3")
+    assert not (tmp_path / "run").exists()
+    cli = nvsm(place, *words, "2", "--test_after_fit", "false")
+    assert (cli.run_folder / "checkpoints" / "last.ckpt").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -205,7 +205,7 @@ def test_a_ring_around_the_anchors_that_holds_no_pose_is_refused(
     gates = SelectionSettings(agree_deg=agree)
     above = PoseSpace(12, [40.0], [0.0])  # the labelled poses lie at 10
     method = make_method(match=MatchSettings(anchor_ring_deg=3.0, **settings), selection=gates, space=above)
-    with pytest.raises(ConfigError, match="anchor_ring_deg 3.0: no pose of the grid"):
+    with pytest.raises(ConfigError, match=r"anchor_ring_deg 3\.0: no pose of the grid"):
         make_trainer(EMSchedule(1, 1), 1).fit(method, make_data())
 
 

@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.training import precision
 from nvsm_lightning.training.precision import VARIABLE, choose_precision
 from nvsm_lightning.training.trainer import EMTrainer
@@ -19,6 +20,16 @@ def test_the_faster_type_is_chosen_once(monkeypatch, speed, chosen):
     assert EMTrainer(accelerator="cpu", precision="auto", logger=False).precision == chosen
     monkeypatch.setattr(precision, "bf16_speed", lambda: 1 / speed)
     assert choose_precision("cpu") == os.environ[VARIABLE] == chosen  # as a process that the first one starts
+
+
+@pytest.mark.parametrize("name", precision.STARTED)
+def test_processes_that_a_launcher_has_started_do_not_choose_each_by_itself(monkeypatch, name):
+    monkeypatch.setattr(precision, "bf16_speed", lambda: 2.0)
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(ConfigError, match="Name one, bf16-mixed or 32-true"):
+        choose_precision("cpu")
+    monkeypatch.setenv(name, "1")
+    assert choose_precision("cpu") == "bf16-mixed"
 
 
 def test_measuring_changes_no_later_draw():
