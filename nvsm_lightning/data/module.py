@@ -30,10 +30,9 @@ from nvsm_lightning.geometry.viewpoints import only_azimuths
 class PoseData(LightningDataModule):
     """Few labelled pictures, an unlabelled pool, validation and test part (all settings: ``--data.help NAME``).
 
-    A data set overrides ``read``.
-    ``labelled``, ``pool``, ``val`` and ``test`` are lists of ``Record`` after ``setup``. What the pool's labels are is
-    hidden from every loader; ``pool_truth`` gives them for reports. Pseudo labels accepted during a fit live in this
-    module's state.
+    A data set overrides ``read``. ``labelled``, ``pool``, ``val`` and ``test`` are lists of ``Record`` after ``setup``.
+    What the pool's labels are is hidden from every loader; ``pool_truth`` gives them for reports. Pseudo labels
+    accepted during a fit live in this module's state.
 
     Args:
         root: folder of the data set.
@@ -242,13 +241,12 @@ class PoseData(LightningDataModule):
         if self._everything and (mine := [record.key for record in self.labelled]) != state["labelled"]:
             known = {record.key: record for record in self._everything if record.viewpoint is not None}
             taught = [known[key] for key in state["labelled"] if key in known]
+            # by a network that may have begun with other weights, or rounded differently
             chosen_once = self.anchors == "kmeans" and len(mine) == len(state["labelled"])
-            # the network may have begun with other weights here, or rounded differently; no test of what was taught
-            if not mine or chosen_once or (finished and taught):
+            if not mine or chosen_once or (finished and taught):  # no test of what was taught
                 self._divide(taught, stage and stage.value)
         if finished:
-            unknown = torch.full((len(state["labelled"]), 3), torch.nan)  # to checkpoints of earlier versions
-            self._taught = state.get("labelled_viewpoint", unknown)
+            self._taught = state.get("labelled_viewpoint", torch.full((len(state["labelled"]), 3), torch.nan))
             if not parts.is_same(state, self.labelled, self.pool):
                 return  # test or predict on other data: the pseudo labels have no meaning there and are not needed
         parts.check_same(state, self.labelled, self.pool)
