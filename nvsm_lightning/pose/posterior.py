@@ -28,6 +28,7 @@ REACH = math.radians(15.0)  # of an angle that is free but has a single grid val
 FINER = 5  # cells for each value of the grid in a free angle; odd
 SAME = math.radians(15.0)  # refined modes closer than this are one
 NARROWEST = math.radians(0.25)  # width of a mode: labels are not more exact
+BOWL = 32  # parts of the reach of a mode for its integral: exact to six digits
 TURN = 2 * math.pi
 
 
@@ -74,7 +75,22 @@ def inverse_cumulative(share: Float[Tensor, "*batch"], angle: int) -> Float[Tens
 
 def base_density(x: Float[Tensor, "*batch"], angle: int) -> Float[Tensor, "*batch"]:
     """Derivative of :func:`cumulative`: base measure a radian."""
-    return (x.cos() / 2).clamp_min(1e-6) if angle == 1 else torch.full_like(x, 1 / TURN)
+    return x.cos().clamp_min(0.0) / 2 if angle == 1 else torch.full_like(x, 1 / TURN)
+
+
+def bowl_measures(
+    middle: Float[Tensor, "*batch"], width: Float[Tensor, "*batch"], angle: int
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"], Float[Tensor, "*batch {BOWL}"]]:
+    """Cuts the reach of ``exp(-((x - middle) / width) ** 2 / 2)``, five widths within the angle's range, into
+    :data:`BOWL` parts: its low end, the length of a part, and the integral over each by the base measure (midpoint
+    rule). At a pole, where that measure vanishes, no closed form is as good."""
+    end = math.pi / 2 if angle == 1 else math.inf
+    reach = 5 * width if angle == 1 else (5 * width).clamp_max(TURN / 2)
+    low, high = (middle - reach).clamp_min(-end), (middle + reach).clamp_max(end)
+    part = (high - low) / BOWL
+    x = low[..., None] + part[..., None] * (torch.arange(BOWL).to(low) + 0.5)
+    height = (-0.5 * ((x - middle[..., None]) / width[..., None]) ** 2).exp()
+    return low, part, height * base_density(x, angle) * part[..., None]
 
 
 def make_axis(values: Float[Tensor, " cell"], angle: int) -> Axis:
@@ -140,20 +156,18 @@ class PosePosterior:
             inside = inside & (cell >= 0)
             index = index * len(axis.values) + cell.clamp_min(0)
             measure = (measure[:, None] * axis.measure).flatten()
-            gauss = gauss * self._gauss(x, axis.angle) / base_density(x, axis.angle)[..., None]
-        cells = torch.where(inside, mass.flatten(1).gather(1, index) / measure[index], 0.0)
-        return (self.outside + cells + gauss.sum(-1)).log()
+            gauss = gauss * self._gauss(x, axis.angle)
+        cells = torch.where(inside, mass.reshape(len(mass), -1).gather(1, index) / measure[index], 0.0)
+        # far from every mode of a narrow distribution nothing is left of the exponentials
+        return (self.outside + cells + gauss.sum(-1)).clamp_min(torch.finfo(mass.dtype).tiny).log()
 
     def _gauss(self, x: Float[Tensor, "batch pose"], angle: int) -> Float[Tensor, "batch pose mode"]:
-        """Density a radian of the Gaussian of each mode in one angle, cut off where the angle ends."""
-        middle, width = self.mode[:, None, :, angle], self.width[:, None, :, angle]
-        away = x[..., None] - middle
-        if angle == 1:
-            top, bottom = ((edge - middle) / width for edge in (math.pi / 2, -math.pi / 2))
-            whole = torch.special.ndtr(top) - torch.special.ndtr(bottom)
-        else:
-            away, whole = wrap_angle(away), torch.special.erf(math.pi / width / math.sqrt(2))
-        return (-0.5 * (away / width) ** 2).exp() / (width * math.sqrt(TURN) * whole)
+        """Density of the Gaussian of each mode in one angle, in relation to the base measure."""
+        middle, width = self.mode[..., angle], self.width[..., angle]
+        away = x[..., None] - middle[:, None]
+        away = away if angle == 1 else wrap_angle(away)
+        whole = bowl_measures(middle, width, angle)[2].sum(-1)
+        return (-0.5 * (away / width[:, None]) ** 2).exp() / whole[:, None]
 
     def draws(self, count: int = 1024) -> Float[Tensor, "batch {count} 3"]:
         """Viewpoints in radians drawn from each distribution by the same Sobol points: no random numbers.
@@ -164,7 +178,7 @@ class PosePosterior:
         share = share.clamp(1e-9, 1 - 1e-9)
         batch, modes = self.mode_mass.shape
         parts = torch.cat(
-            (self.cell_mass.flatten(1), self.mode_mass, self.mode_mass.new_full((batch, 1), self.outside)), 1
+            (self.cell_mass.reshape(batch, -1), self.mode_mass, self.mode_mass.new_full((batch, 1), self.outside)), 1
         )
         total = parts.cumsum(1)
         part = torch.searchsorted(total, (share[:, 0] * total[:, -1:]).contiguous()).clamp_max(parts.shape[1] - 1)
@@ -183,18 +197,22 @@ class PosePosterior:
             start = cumulative(axis.edges[:-1], axis.angle)
             in_cell = inverse_cumulative(start[at] + u * axis.measure[at], axis.angle)
             middle, spread = centre[..., axis.angle], width[..., axis.angle]
-            at_mode = middle + spread * torch.special.ndtri(_within(u, middle, spread) if axis.angle == 1 else u)
+            at_mode = _elevations(u, middle, spread) if axis.angle == 1 else middle + spread * torch.special.ndtri(u)
             x = torch.where(is_cell, in_cell, torch.where(is_outside, inverse_cumulative(u, axis.angle), at_mode))
             found[..., axis.angle] = x
         return found
 
 
-def _within(
+def _elevations(
     share: Float[Tensor, " draw"], middle: Float[Tensor, "batch draw"], width: Float[Tensor, "batch draw"]
 ) -> Float[Tensor, "batch draw"]:
-    """Shares of the part of a Gaussian between the poles as shares of the whole Gaussian."""
-    low, high = (torch.special.ndtr((edge - middle) / width.clamp_min(1e-9)) for edge in (-math.pi / 2, math.pi / 2))
-    return low + share * (high - low)
+    """The elevations below which a Gaussian between the poles has these shares by the base measure."""
+    low, part, measure = bowl_measures(middle, width.clamp_min(NARROWEST), 1)
+    total = torch.nn.functional.pad(measure.cumsum(-1), (1, 0))
+    wanted = (share * total[..., -1])[..., None]
+    at = torch.searchsorted(total[..., 1:].contiguous(), wanted.contiguous()).clamp_max(BOWL - 1)
+    before, after = total.gather(-1, at), total.gather(-1, at + 1)
+    return low + part * (at + (wanted - before) / (after - before).clamp_min(1e-300))[..., 0]
 
 
 def pose_posterior(scored: ScoredPoses, free: Bool[Tensor, "3"], temperature: float) -> PosePosterior:
@@ -236,12 +254,12 @@ def pose_posterior(scored: ScoredPoses, free: Bool[Tensor, "3"], temperature: fl
         widest = max(float(coarse[axis.angle].edges.diff().amax()), NARROWEST)
         spread = (temperature / curvature[axis.angle].clamp_min(1e-9)).sqrt()
         width[..., axis.angle] = spread.clamp(NARROWEST, widest)
-        volume = volume * width[..., axis.angle] * math.sqrt(TURN) * base_density(mode[..., axis.angle], axis.angle)
+        volume = volume * bowl_measures(mode[..., axis.angle], width[..., axis.angle], axis.angle)[2].sum(-1)
     peak = height * volume
     searched = tuple(axis for axis in axes if free[axis.angle])
     covered = math.prod(float(axis.measure.sum()) for axis in searched)
     outside = OUTSIDE if covered < 1 - 1e-6 else 0.0
-    scale = (1 - outside) / (cell.flatten(1).sum(1) + peak.sum(1))
+    scale = (1 - outside) / (cell.reshape(len(cell), -1).sum(1) + peak.sum(1))
     return PosePosterior(
         searched, cell * scale.view(-1, *[1] * len(searched)), mode, peak * scale[:, None], width, outside
     )

@@ -221,3 +221,38 @@ def test_a_mode_that_was_refined_beyond_the_pole_has_a_distribution():
     assert posterior.mode_mass.sum() > 0.01
     drawn = posterior.draws(256)
     assert drawn.isfinite().all() and posterior.log_density(drawn).isfinite().all()
+
+
+@pytest.mark.parametrize(("found_deg", "true_deg"), [(86.0, 90.0), (80.0, 90.0), (90.0, 90.0), (60.0, 64.0)])
+def test_near_a_pole_the_density_is_that_of_the_losses(found_deg, true_deg):
+    """By integration over a fine lattice. (Divided by the cosine, a Gaussian would be infinitely dense at the pole.)"""
+    space, free = SPACES["up to the pole"]
+    space = PoseSpace(36, space.elevations_deg, space.thetas_deg)
+    grid, temperature = space.grid().double(), 0.036
+    best = torch.tensor([[math.radians(47), math.radians(found_deg), 0.0]], dtype=torch.double)
+
+    def loss(viewpoint: torch.Tensor) -> torch.Tensor:
+        return 0.8 - 0.25 * (-((viewpoint_error(viewpoint, best) / 0.45) ** 2)).exp()
+
+    points, weight = lattice(free, 360, 360)
+    truth = torch.tensor([[math.radians(47), math.radians(true_deg), 0.0]], dtype=torch.double)
+    exact = -loss(truth) / temperature - ((-loss(points) / temperature).exp() @ weight).log()
+    found = ScoredPoses(grid, loss(grid)[None], best[None], loss(best)[None])
+    density = pose_posterior(found, free, temperature).log_density(truth[None])[0]
+    assert float(density) == pytest.approx(float(exact), abs=0.7)
+
+
+@pytest.mark.parametrize("free", [["elevation", "theta"], ["elevation"], []])
+def test_a_space_whose_azimuths_are_given_has_a_distribution(free):
+    space = PoseSpace(12, [0.0, 20.0, 40.0], [-10.0, 0.0, 10.0], free)
+    posterior = pose_posterior(scored(space), space.free_mask(), 0.05)
+    drawn = posterior.draws(64)
+    assert drawn.isfinite().all() and posterior.log_density(drawn).isfinite().all()
+    assert torch.equal(posterior.log_density(drawn, (0,)).exp().round(decimals=6), torch.ones(3, 64).double())
+
+
+def test_far_from_a_very_sure_mode_the_density_is_small_and_not_nothing():
+    space, free = SPACES["circle"]
+    found = scored(space, 1)
+    density = pose_posterior(found, free, 1e-5).log_density(found.mode[:, :1] + math.radians(60))
+    assert density.isfinite().all() and (density < -100).all()
