@@ -33,6 +33,7 @@ from nvsm_lightning.cli.left_out import left_out
 from nvsm_lightning.cli.parser import SuggestingParser
 from nvsm_lightning.cli.run_folder import FreshFolder, choose_run_folder, leave_no_empty_folder
 from nvsm_lightning.errors import ConfigError, NVSMError, WeightsError
+from nvsm_lightning.methods.category_mesh import warn_where_cut
 from nvsm_lightning.report.callback import RunReport
 from nvsm_lightning.report.em_panels import EMPanels
 from nvsm_lightning.training.schedule import EMSchedule
@@ -274,6 +275,8 @@ class NVSMCLI(LightningCLI):
             if names := left_out(self.files, self.config[self.subcommand]["model"]):
                 print(f"{type(self.model).__name__} has no settings {', '.join(names)}: left out", flush=True)
             make_embedded_set(self.datamodule)
+            if (crop := getattr(self.datamodule, "crop", None)) and hasattr(self.model, "mesh"):
+                warn_where_cut(self.model.mesh, crop.height, crop.width, crop.pixels_per_unit)
         if self.subcommand == "fit":
             self._guarded()
 

@@ -223,7 +223,7 @@ class PretrainedTrunk(nn.Module):
         for name in self.spec.frozen:
             stage = getattr(self.trunk, name, None)
             if name not in STAGES or stage is None:
-                there = ", ".join(each for each in STAGES if hasattr(self.trunk, each))
+                there = ", ".join(each for each in STAGES if getattr(self.trunk, each, None) is not None)
                 raise ConfigError(
                     f"backbone.frozen names {name!r}, which {self.spec.name} (up to its last stage) does not have: "
                     f"choose of {there}."

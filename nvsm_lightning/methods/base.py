@@ -12,6 +12,7 @@ from torch import Tensor
 from nvsm_lightning.features.backbone import STRIDE
 from nvsm_lightning.geometry.cameras import Camera
 from nvsm_lightning.geometry.meshes import Mesh
+from nvsm_lightning.geometry.viewpoints import only_azimuths
 from nvsm_lightning.methods.calibration import Calibration, ScoredPictures
 from nvsm_lightning.metrics.state import PoseErrors
 from nvsm_lightning.pose.solver import PoseEstimate
@@ -52,10 +53,15 @@ class PoseMethod(LightningModule):
         return (*self.estimate(batch), None) if scored is None else (scored.viewpoint, scored.loss, scored)
 
     @property
+    def azimuth_only(self) -> bool:
+        """Whether the data at hand label nothing else."""
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        return bool(getattr(data, "azimuth_only", False))
+
+    @property
     def measured(self) -> Measured:
         """The angles over which the distribution is judged on the data at hand."""
-        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
-        return Measured(self.space.free_mask(), bool(getattr(data, "azimuth_only", False)))
+        return Measured(self.space.free_mask(), self.azimuth_only)
 
     def posterior_info(self) -> dict[str, Any]:
         """For reports: the space of the distribution, its log volume, and the fields of :class:`Calibration`; {} if
@@ -76,7 +82,8 @@ class PoseMethod(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Errors of a batch of the validation part."""
         viewpoint, _, scored = self.solve(batch)
-        self.val_errors.update(viewpoint, batch["viewpoint"], batch["index"])
+        truth = only_azimuths(batch["viewpoint"]) if self.azimuth_only else batch["viewpoint"]
+        self.val_errors.update(viewpoint, truth, batch["index"])
         if scored is not None:
             self.val_scored.update(scored, batch["viewpoint"], batch["index"], self.measured)
 

@@ -4,9 +4,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.geometry.cad import read_cad
 from nvsm_lightning.geometry.meshes import Mesh, box_cuboid, category_cuboid
+
+CUT = 1.2  # times the crop: some crops of NeMo's are a little small
 
 
 @dataclass
@@ -45,8 +49,28 @@ def category_mesh(spec: MeshSpec, category: str) -> Mesh:
 def category_meshes(spec: MeshSpec, category: str) -> dict[int, Mesh]:
     """The meshes that a spec asks for, by subtype (``cad_index``, from 1)."""
     if spec.file:
-        return read_cad(Path(spec.file))
+        meshes = read_cad(Path(spec.file))
+        for number, mesh in meshes.items():
+            diagonal = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).norm())
+            if not 0.5 <= diagonal <= 2:
+                rank_zero_warn(
+                    f"--model.mesh.file {spec.file}: mesh {number} is {diagonal:.3g} from corner to corner of its box. "
+                    f"Distances count in units in which that is about 1: scale it by {1 / diagonal:.3g}."
+                )
+        return meshes
     if spec.extent is None:
         return {1: category_cuboid(category, spec.vertices)}
     width, length, height = (side / math.hypot(*spec.extent) for side in spec.extent)
     return {1: box_cuboid((width, length, height), spec.vertices)}
+
+
+def warn_where_cut(mesh: Mesh, height: int, width: int, pixels_per_unit: float) -> None:
+    """Say where a crop of ``height`` x ``width`` pixels shows much less than the object, seen level from the front or
+    the side."""
+    x, y, z = ((mesh.vertices.amax(0) - mesh.vertices.amin(0)) * pixels_per_unit).tolist()
+    if z > CUT * height or max(x, y) > CUT * width:
+        rank_zero_warn(
+            f"Crops of {height} x {width} pixels are too small for the object: at {pixels_per_unit:g} a unit it is "
+            f"{z:.0f} high and up to {max(x, y):.0f} wide, and is cut off (with a box as camera it is shrunk). Set "
+            "--data.crop.height, --data.crop.width or --data.crop.pixels_per_unit."
+        )

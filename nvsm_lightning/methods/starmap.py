@@ -16,6 +16,8 @@ from nvsm_lightning.methods.category_mesh import MeshSpec, category_mesh
 from nvsm_lightning.render.renderer import FeatureRenderer
 from nvsm_lightning.training.optimizers import counted_from_start, two_rates
 
+LEAST = 4  # cells that determine a similarity, and leave something to tell whether it fits
+
 
 class StarMap(PoseMethod):
     """Predicts for every cell whether it shows the object (heat), which point of the object's surface (canonical view
@@ -30,7 +32,7 @@ class StarMap(PoseMethod):
         category: object category; follows --data.category.
         backbone: the network that reads pictures.
         mesh: whose surface is learned.
-        threshold: heat above which a cell takes part in the fit; where no cell is, all do.
+        threshold: heat above which a cell takes part in the fit; where fewer than four are, all do.
         coordinate_weight: factor of the squared errors of surface points and depth (CAD units) beside the
             cross-entropy of the heat.
         hidden: channels between the two convolutions.
@@ -134,7 +136,7 @@ class StarMap(PoseMethod):
         heat, points, depth = self(image)
         score = heat.sigmoid()
         weight = score * (score > self.threshold)
-        empty = weight.flatten(1).sum(1) <= 0
+        empty = (weight > 0).flatten(1).sum(1) < LEAST
         weight = torch.where(empty[:, None, None], score, weight)
         rotation, left = fit_map(points, depth, weight, camera.scaled(1 / STRIDE), self.mesh.vertices)
         return viewpoint_from_rotation(rotation), left

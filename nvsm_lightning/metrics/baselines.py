@@ -12,6 +12,8 @@ from torch import Tensor
 from nvsm_lightning.errors import DataError
 from nvsm_lightning.metrics.pose import pose_error
 
+PICTURES = 64  # at a time
+
 
 def guess_errors(
     guesses: Float[Tensor, "guess 3"], truth: Float[Tensor, "picture 3"]
@@ -23,9 +25,13 @@ def guess_errors(
     """
     if not len(guesses):
         raise DataError("A guessing row needs at least one viewpoint to guess.")
-    pictures, count = len(truth), len(guesses)
-    pairs = pose_error(guesses.repeat(pictures, 1), truth.repeat_interleave(count, 0))
-    return pairs.view(pictures, count)
+
+    def errors(part: Float[Tensor, "picture 3"]) -> Float[Tensor, "picture guess"]:
+        """Of some pictures: a pair takes 450 bytes on the way, and there may be millions."""
+        pairs = pose_error(guesses.repeat(len(part), 1), part.repeat_interleave(len(guesses), 0))
+        return pairs.view(len(part), len(guesses))
+
+    return torch.cat([errors(part) for part in truth.split(PICTURES)])
 
 
 def prior_guesses(labelled: Float[Tensor, "label 3"]) -> Float[Tensor, "label 3"]:

@@ -69,10 +69,12 @@ def prior_log_density(
     count = between.shape[0]
     if count < 2:
         return torch.zeros(len(distance), dtype=torch.double)  # one label tells no width: uniform
-    density = point_log_density(between[..., None], CONCENTRATIONS, on_circle)
-    density = density.masked_fill(torch.eye(count, dtype=torch.bool)[..., None], -torch.inf)
-    left_out = (density.logsumexp(1) - math.log(count - 1)).mean(0)
-    best = CONCENTRATIONS[left_out.argmax()]
+    itself = torch.eye(count, dtype=torch.bool)
+    left_out = [
+        point_log_density(between, concentration, on_circle).masked_fill(itself, -torch.inf).logsumexp(1).mean()
+        for concentration in CONCENTRATIONS  # one after the other: thousands of labels have millions of pairs
+    ]
+    best = CONCENTRATIONS[torch.stack(left_out).argmax()]
     return point_log_density(distance, best, on_circle).logsumexp(1) - math.log(count)
 
 

@@ -33,7 +33,7 @@ class Painter:
         and are made unit vectors first.
         """
         unit = torch.nn.functional.normalize(feature_map.float(), dim=0)
-        colours = ((unit.permute(1, 2, 0) - self.mean) @ self.axes - self.low) / (self.high - self.low)
+        colours = ((unit.permute(1, 2, 0) - self.mean) @ self.axes - self.low) / (self.high - self.low).clamp_min(1e-6)
         colours = colours.clamp(0, 1)
         if seen is not None:
             colours = torch.where(seen[..., None] > 0.25, colours, 1.0)

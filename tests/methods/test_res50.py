@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,6 +35,17 @@ def quiet(method):
 
 def loss_of(method, batch) -> float:
     return quiet(method).training_step(batch, 0).item()
+
+
+@pytest.mark.parametrize("azimuth_only", [False, True])
+def test_validation_counts_the_angles_that_the_data_label(azimuth_only) -> None:
+    """As the test does: elevations that a reader assumes are no truth."""
+    method, batch = quiet(make()), batch_of(POSES, index=torch.arange(3))
+    method._trainer = SimpleNamespace(datamodule=SimpleNamespace(azimuth_only=azimuth_only))
+    method.estimate = lambda batch: (batch["viewpoint"] + torch.tensor([0.0, 0.3, 0.0]), torch.zeros(3))
+    method.validation_step(batch, 0)
+    error = method.val_errors.errors()[1]
+    assert error.max() < 1e-5 if azimuth_only else error.min() > 0.2
 
 
 @pytest.mark.parametrize("kind", [Res50General, Res50Specific])

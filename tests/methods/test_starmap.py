@@ -78,6 +78,19 @@ def test_a_picture_without_heat_still_has_a_pose() -> None:
     assert viewpoint_error(found, viewpoint).rad2deg().max() < 1
 
 
+def test_one_hot_cell_is_no_pose_that_fits_perfectly() -> None:
+    """A similarity of one or two cells leaves nothing, and would win over any real one."""
+    method, viewpoint, camera = make(), poses(1), cameras(1)
+    mask, points, depth = method.targets(viewpoint, camera.scaled(1 / 8), (HEIGHT // 8, WIDTH // 8))
+    heat = 8 * mask.float() - 12
+    row, column = mask[0].nonzero()[0].tolist()
+    for hot in (column, column + 1):
+        heat[0, row, hot] = 5.0
+        method.forward = lambda image: (heat, points, depth)
+        found, left = method.estimate({"image": torch.zeros(1, 3, HEIGHT, WIDTH), "camera": camera})
+        assert viewpoint_error(found, viewpoint).rad2deg().max() < 3 and left.isfinite().all()
+
+
 def test_mirror_averaging_takes_the_pose_that_fits_better() -> None:
     method, viewpoint, camera = make(mirror_average=True), poses(1), cameras(1)
     mask, points, depth = method.targets(mirror_viewpoint(viewpoint), camera.scaled(1 / 8), (HEIGHT // 8, WIDTH // 8))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nvsm_lightning.errors import DataError
+from nvsm_lightning.metrics import baselines
 from nvsm_lightning.metrics.baselines import guess_errors, prior_guesses, random_guesses
 from nvsm_lightning.metrics.pose import pose_error, pose_metrics
 
@@ -15,6 +16,14 @@ def test_guess_errors_equal_the_slow_twin():
     for picture in range(5):
         for guess in range(4):
             assert got[picture, guess] == pytest.approx(pose_error(guesses[guess, None], truth[picture, None]).item())
+
+
+def test_many_pictures_are_asked_in_parts(monkeypatch):
+    guesses, truth = torch.rand(3, 3), torch.rand(150, 3)
+    whole = guess_errors(guesses, truth)
+    monkeypatch.setattr(baselines, "PICTURES", 7)
+    assert whole.shape == (150, 3) and torch.equal(guess_errors(guesses, truth), whole)
+    assert guess_errors(guesses, truth[:0]).shape == (0, 3)
 
 
 def test_the_prior_row_is_the_expectation_of_drawing_a_label():
