@@ -51,7 +51,10 @@ def explain(name: str, row: tuple[str, str, str], words: Sequence[str]) -> int:
     parser = ArgumentParser(prog=f"nvsm prepare {name}", description=f"{where}. Layout: {layout}")
     parser.add_argument("--root", type=str, default="", help="Folder of the data set.")
     parser.add_argument(
-        "--category", type=str, default="", help="Object category (of ETH-80 horse, else car); `all` counts every one."
+        "--category",
+        type=str,
+        default="",
+        help="Object category (of ETH-80 horse, else car); `all` counts every one of a published set.",
     )
     parser.add_argument("--labels", type=int, default=7, help="Labelled pictures to draw in the check.")
     parser.add_argument("--check", action="store_true", help="Read it as `nvsm fit` would, verify it, and count.")

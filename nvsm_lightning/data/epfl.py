@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nvsm_lightning.data.module import PoseData
-from nvsm_lightning.data.parts import parts_of_groups
+from nvsm_lightning.data.parts import parts_of_groups, tested_groups
 from nvsm_lightning.data.record import Part, Record, check_record
 from nvsm_lightning.errors import DataError
 
@@ -50,12 +50,14 @@ class EPFLCars(PoseData):
         self.elevation = math.radians(elevation_deg)
 
     def read(self, root: Path, test_only: bool = False) -> list[Record]:
-        """The frames of the wanted sequences; with ``test_only`` of all sequences found. See ``PoseData.read``."""
+        """The frames of the wanted sequences; with ``test_only`` of the test sequences that are found, or if there is
+        none of all. See ``PoseData.read``."""
         folder = root if (root / "tripod-seq.txt").is_file() else root / "tripod-seq"
         table = _Table(folder / "tripod-seq.txt")
         here = [n for n in range(1, table.count + 1) if table.picture(n, 1).is_file()]
         if test_only:
-            return [record for n in here for record in self._sequence(table, n, "test", root)]
+            tested = tested_groups(self.sequences["test"], here, "EPFL sequence", folder)
+            return [record for n in tested for record in self._sequence(table, n, "test", root)]
         elsewhere = self.test_root is not None
         if self.category != "car":
             raise DataError(f"EPFL's pictures show cars alone; correct --data.category {self.category}.")
@@ -107,6 +109,12 @@ class _Table:
             raise DataError(
                 f"{file} cannot be read ({error}): it should have 7 rows as in the original release."
             ) from error
+        lengths = [len(row) for row in (self.frames, self.turn, self.front, self.sense)]
+        if min(lengths) < self.count:
+            raise DataError(f"{file} speaks of {self.count} sequences, but has rows of {lengths} numbers; restore it.")
+        for number, (frames, front) in enumerate(zip(self.frames, self.front, strict=False), 1):
+            if not 1 <= front <= frames:
+                raise DataError(f"{file}: the frontal frame {front} of sequence {number} is none of its {frames}.")
 
     def picture(self, number: int, frame: int) -> Path:
         """The file of a frame; an upper-case extension is accepted."""
@@ -140,6 +148,8 @@ class _Table:
         file = self.folder / f"times_{number:02d}.txt"
         seconds = [_seconds(row, f"{file}:{line}") for line, row in enumerate(self._rows(file, number), 1)]
         turn = seconds[min(self.turn[number - 1], len(seconds) - 1)] - seconds[0]
+        if turn <= 0:
+            raise DataError(f"{file}: a turn takes {turn:g} seconds; restore the times of sequence {number}.")
         front = seconds[self.front[number - 1] - 1]
         return [self.sense[number - 1] * 2 * math.pi * (t - front) / turn % (2 * math.pi) for t in seconds]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nvsm_lightning.data.crops import picture_size
 from nvsm_lightning.data.module import PoseData
-from nvsm_lightning.data.parts import parts_of_groups
+from nvsm_lightning.data.parts import parts_of_groups, tested_groups
 from nvsm_lightning.data.record import Part, Record, check_record
 from nvsm_lightning.errors import DataError
 
@@ -54,7 +54,8 @@ class ETH80(PoseData):
         self.front_deg, self.distance, self.focal_px = front_deg, distance, focal_px
 
     def read(self, root: Path, test_only: bool = False) -> list[Record]:
-        """The pictures of the wanted objects; with ``test_only`` of all objects found. See ``PoseData.read``."""
+        """The pictures of the wanted objects; with ``test_only`` of the test objects that are found, or if there is
+        none of all. See ``PoseData.read``."""
         pattern = re.compile(re.escape(self.category) + r"(\d+)-(\d{3})-(\d{3})\.(?:png|jpe?g)", re.IGNORECASE)
         found = [(path, match) for path in sorted(root.rglob("*-*-*.*")) if (match := pattern.fullmatch(path.name))]
         here = sorted({int(match[1]) for _, match in found})
@@ -63,8 +64,10 @@ class ETH80(PoseData):
                 f"{root} holds no picture {self.category}<object>-<polar>-<azimuth>.png; give the folder of ETH-80 "
                 "with --data.root and one of its categories with --data.category."
             )
-        parts: dict[int, Part] = dict.fromkeys(here, "test")
-        if not test_only:
+        if test_only:
+            tested = tested_groups(self.objects["test"], here, "ETH-80 object", root)
+            parts: dict[int, Part] = dict.fromkeys(tested, "test")
+        else:
             parts = parts_of_groups(self.objects, here, "ETH-80 object", root, self.test_root is not None)
         return [self._record(path, match, parts[n], root) for path, match in found if (n := int(match[1])) in parts]
 

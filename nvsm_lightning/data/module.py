@@ -166,7 +166,7 @@ class PoseData(LightningDataModule):
         elif self.test_root is not None:
             self.test = self.read_test(parts.existing(self.test_root, "--data.test_root"))
         parts.check_disjoint([*self.labelled, *self.pool], self.test)
-        parts.check_boxes([*self.labelled, *self.pool, *self.val, *self.test])
+        parts.check_cameras([*self.labelled, *self.pool, *self.val, *self.test])
         if not self.val and stage in ("fit", "validate", None):
             rank_zero_warn(f"{self.root}: there is no validation part; validation is skipped.")
         everything = len(self.labelled) + len(self.pool) + len(self.val) + len(self.test)

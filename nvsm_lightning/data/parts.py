@@ -1,5 +1,6 @@
 """Dividing records into labelled, pool, val and test, and checking them against the files."""
 
+import filecmp
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,16 +38,23 @@ def assign_parts(records: list[Record]) -> list[Record]:
         else:
             part = "val" if slot == 0 else "test" if slot == 1 else "train"
         assigned.append(replace(record, part=part))
+    groups = [{one.group for one in assigned if (one.part == "train") == train} - {""} for train in (True, False)]
+    if any(not record.part for record in records) and (both := groups[0] & groups[1]):
+        rank_zero_warn(
+            f"{len(both)} objects (such as {min(both)!r}) are in the pool and in the validation or test part: the "
+            "numbers are of objects that were seen. Give the rows a `split` to test others."
+        )
     return assigned
 
 
 def parts_of_groups(
     wanted: Mapping[Part, Sequence[int]], here: Sequence[int], called: str, folder: Path, test_elsewhere: bool
 ) -> dict[int, Part]:
-    """The part of each object or sequence that a data set divides by number; those that are not there are warned of.
+    """The part of each object or sequence that a data set divides by number. Those that are not there, and those that
+    are there and in no part, are warned of.
 
     Args:
-        wanted: numbers of each part.
+        wanted: numbers of each part, each an option ``--data.<part>_<kind>s``.
         here: numbers that the folder has.
         called: what they are, in messages ("EPFL sequence").
         folder: of the data set.
@@ -56,6 +64,7 @@ def parts_of_groups(
         DataError: a number in two parts, or a part of which nothing is there.
     """
     found: dict[int, Part] = {}
+    kind = called.split()[-1]
     for part, numbers in wanted.items():
         if part == "test" and test_elsewhere:
             continue
@@ -63,11 +72,24 @@ def parts_of_groups(
             if found.setdefault(number, part) != part:
                 raise DataError(f"{called} {number} is asked for in two parts ({found[number]}, {part}); name it once.")
         if numbers and not set(numbers) & set(here):
-            kind = called.split()[-1]
-            raise DataError(f"{folder}: none of the {part} {kind}s {list(numbers)} is there; found: {list(here)}.")
+            raise DataError(
+                f"{folder}: none of the {part} {kind}s {list(numbers)} is there; found: {list(here)}. Name the part's: "
+                f"--data.{part}_{kind}s."
+            )
     if absent := sorted(set(found) - set(here)):
         rank_zero_warn(f"{folder}: {called}s {absent} are not there and are skipped.")
+    if left := sorted(set(here) - set(found) - set(wanted["test"] if test_elsewhere else ())):
+        rank_zero_warn(f"{folder}: {called}s {left} are there and in no part (--data.train_{kind}s and so on).")
     return found
+
+
+def tested_groups(wanted: Sequence[int], here: Sequence[int], called: str, folder: Path) -> list[int]:
+    """Which objects or sequences of a ``test_root`` are tested: those of the test part that it has, else all."""
+    chosen = [number for number in here if number in wanted] or list(here)
+    if len(chosen) < len(here):
+        kind = called.split()[-1]
+        rank_zero_warn(f"{folder}: of the {called}s {list(here)} {chosen} are tested (--data.test_{kind}s).")
+    return chosen
 
 
 def limit_pool(records: list[Record], limit: int | None, seed: int) -> list[Record]:
@@ -126,6 +148,12 @@ def existing(path: str, option: str) -> Path:
     return folder
 
 
+def check_cameras(records: Sequence[Record]) -> None:
+    """See :func:`check_boxes` and :func:`check_centres`."""
+    check_boxes(records)
+    check_centres(records)
+
+
 def check_boxes(records: Sequence[Record]) -> None:
     """DataError if a box leaves its picture. Pictures that cannot be opened are somebody else's business."""
     for record in records:
@@ -138,9 +166,31 @@ def check_boxes(records: Sequence[Record]) -> None:
         check_box_inside(record, size, record.key)
 
 
+def check_centres(records: Sequence[Record]) -> None:
+    """Warn of objects whose centre lies beyond their picture: their cameras are of pictures of another size."""
+    beyond = []
+    for record in records:
+        if record.principal is None or record.warp is not None:
+            continue
+        try:
+            size = picture_size(record.image, record.turned)
+        except DataError:
+            continue
+        if any(not -side / 2 <= place <= 1.5 * side for place, side in zip(record.principal, size, strict=True)):
+            beyond.append(record.key)
+    if beyond:
+        rank_zero_warn(
+            f"The object's centre lies far outside of {len(beyond)} pictures, {beyond[0]} for example: are their "
+            "cameras (focal_px px py) of pictures of this size?"
+        )
+
+
 def check_disjoint(train: Sequence[Record], test: Sequence[Record]) -> None:
-    """DataError if a picture file is in both lists (a ``test_root`` inside ``root``)."""
-    shared = {record.image.resolve() for record in train} & {record.image.resolve() for record in test}
+    """DataError if a picture is in both lists: a ``test_root`` inside of ``root``, or a copy of it elsewhere."""
+    mine = {record.key: record.image for record in train}
+    pairs = [(record.image, mine[record.key]) for record in test if record.key in mine]
+    copies = {one for one, other in pairs if one.is_file() and other.is_file() and filecmp.cmp(one, other, False)}
+    shared = {record.image.resolve() for record in train} & {record.image.resolve() for record in test} | copies
     if shared:
         raise DataError(
             f"{len(shared)} test pictures are also used for training, for example {min(shared)}; "

@@ -1,6 +1,7 @@
 """A user's own pictures under one documented table of poses."""
 
 import csv
+import inspect
 import math
 import os
 from dataclasses import replace
@@ -46,7 +47,7 @@ class PoseCSV(PoseData):
         root: folder that holds the table, or the table itself.
         table: name of the table in the folder.
         images: folder of the pictures below that of the table (empty: the same folder).
-        group_column: column that tells one object or sequence from another.
+        group_column: column that tells one object or sequence from another; empty: none does.
         unlabelled: folder whose pictures, at any depth, join the pool without a row in the table; each whole picture is
             the box. Pictures that the table names, for whatever category, are not taken twice. Reports call them by the
             name that a row of the table would give them.
@@ -72,8 +73,10 @@ class PoseCSV(PoseData):
         """One record a row; with ``test_only`` all labelled rows are test. See ``PoseData.read``."""
         file = root if root.is_file() else root / self.table
         every = read_table(file, required=("file", *ANGLES))
-        if self.group_column.lower() not in every[0][1] and self.group_column != "group":
-            raise DataError(f"{file} has no column {self.group_column!r}; correct --data.group_column.")
+        if self.group_column.lower() not in every[0][1] and self.group_column not in ("", "group"):
+            if self.group_column != inspect.signature(type(self)).parameters["group_column"].default:
+                raise DataError(f"{file} has no column {self.group_column!r}; correct --data.group_column.")
+            rank_zero_warn(f"{file} has no column {self.group_column!r}: labels are not spread over objects.")
         mine = [pair for pair in every if (pair[1].get("category") or self.category).lower() == self.category.lower()]
         records: list[Record] = []
         seen: dict[str, int] = {}

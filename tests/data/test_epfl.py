@@ -1,5 +1,6 @@
 import math
 import shutil
+import warnings
 
 import pytest
 from layouts import degrees
@@ -37,9 +38,50 @@ def test_absent_sequences_are_skipped_with_a_notice(epfl) -> None:
         reader(epfl, test_sequences=[5]).read(epfl)
 
 
-def test_test_root_takes_every_sequence_it_holds(epfl) -> None:
-    records = reader(epfl).read(epfl, test_only=True)
+def test_test_root_takes_the_test_sequences_that_it_holds_else_all(epfl) -> None:
+    """A copy of the whole release there would otherwise test the cars of the training."""
+    with pytest.warns(UserWarning, match=r"of the EPFL sequences \[1, 2, 3, 4\] \[4\] are tested \(--data.test_seq"):
+        records = reader(epfl).read(epfl, test_only=True)
+    assert {record.group for record in records} == {"sequence 04"} and {record.part for record in records} == {"test"}
+    with warnings.catch_warnings(action="error"):
+        records = reader(epfl, test_sequences=[8]).read(epfl, test_only=True)
     assert {record.part for record in records} == {"test"} and len(records) == 48
+
+
+def test_a_copy_of_the_training_pictures_is_no_test_of_them(epfl, tmp_path) -> None:
+    shutil.copytree(epfl, tmp_path / "copy")
+    data = reader(epfl, test_root=str(tmp_path / "copy"), test_sequences=[1])
+    data.sequences["train"] = [1, 2]
+    with pytest.raises(DataError, match="12 test pictures are also used for training"):
+        data.setup("fit")
+
+
+def test_sequences_in_no_part_are_named(epfl) -> None:
+    with pytest.warns(UserWarning, match=r"sequences \[2\] are there and in no part \(--data.train_sequences"):
+        reader(epfl, train_sequences=[1]).read(epfl)
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "message"),
+    [
+        (6, "1 1", "speaks of 5 sequences, but has rows of"),
+        (5, "3 99 3 3 3", "the frontal frame 99 of sequence 2 is none"),
+    ],
+)
+def test_a_damaged_table_is_named(epfl, row, text, message) -> None:
+    file = epfl / "tripod-seq" / "tripod-seq.txt"
+    rows = file.read_text().splitlines()
+    rows[row] = text
+    file.write_text("\n".join(rows))
+    with pytest.raises(DataError, match=message):
+        reader(epfl).read(epfl)
+
+
+def test_a_turn_without_time_is_named(epfl) -> None:
+    file = epfl / "tripod-seq" / "times_02.txt"
+    file.write_text("2008:03:12 10:36:19\n" * 12)
+    with pytest.raises(DataError, match=r"times_02\.txt: a turn takes 0 seconds"):
+        reader(epfl).read(epfl)
 
 
 def test_with_a_test_root_the_test_sequences_need_not_be_here(epfl, tmp_path) -> None:

@@ -287,11 +287,14 @@ def test_empty_pool_and_missing_folders(write_csv, tmp_path) -> None:
 
 
 def test_test_root_replaces_the_test_part(folder, write_csv) -> None:
-    other = write_csv(pose_rows(3, "train") + pose_rows(2, None, 3, labelled=False), name="other")
+    rows = pose_rows(3, "train") + pose_rows(2, None, 3, labelled=False)
+    other = write_csv(rows[1:] + rows[:1], name="other")  # other pictures of the same names
     data = make(folder, test_root=str(other))
     assert [record.image.parent.name for record in data.test] == ["other"] * 3 and len(data.pool) == 23
     with pytest.raises(DataError, match="also used for training"):
         make(folder, test_root=str(folder))
+    with pytest.raises(DataError, match="3 test pictures are also used for training"):
+        make(folder, test_root=str(write_csv(rows, name="copies")))
 
 
 def test_predict_over_a_folder_of_pictures(folder, tmp_path) -> None:

@@ -197,6 +197,35 @@ def test_a_table_written_on_windows_and_columns_in_capitals(write_csv) -> None:
         read(folder, group_column="owner")
 
 
+def test_a_reader_whose_own_column_of_groups_is_missing_goes_on_without(write_csv) -> None:
+    rows = pose_rows(8, "train")
+    folder = write_csv(rows)
+    with pytest.warns(UserWarning, match="no column 'class_id': labels are not spread"):
+        records = StanfordCars(str(folder), images="").read(folder)
+    assert {record.group for record in records} == {""}
+    assert len(PoseCSV(str(folder), group_column="").read(folder)) == 8
+    with pytest.raises(DataError, match="no column 'car'; correct --data.group_column"):
+        StanfordCars(str(folder), images="", group_column="car").read(folder)
+
+
+def test_objects_on_both_sides_of_the_split_are_warned_of(write_csv) -> None:
+    """Without `split` neighbouring frames of one object are pool and test."""
+    rows = [row | {"group": f"car {number % 2}"} for number, row in enumerate(pose_rows(40))]
+    data = PoseCSV(str(write_csv(rows)), label_seed=0, crop=CropSpec(32, 64, 50.0))
+    with pytest.warns(UserWarning, match=r"2 objects \(such as 'car 0'\) are in the pool and in the validation"):
+        data.setup("fit")
+
+
+def test_centres_far_outside_of_the_pictures_are_warned_of(write_csv) -> None:
+    """As where pictures were shrunk after their cameras had been measured."""
+    camera = {"distance": 5, "focal_px": 100, "px": 10, "py": 10}
+    rows = [row | camera for row in pose_rows(12, "train") + pose_rows(2, "val", 12) + pose_rows(2, "test", 14)]
+    rows[3] |= {"px": 5000}
+    data = PoseCSV(str(write_csv(rows)), label_seed=0, crop=CropSpec(32, 64, 50.0))
+    with pytest.warns(UserWarning, match=r"far outside of 1 pictures, 003\.jpg for example"):
+        data.setup("fit")
+
+
 def test_test_root_leaves_out_unlabelled_rows(write_csv) -> None:
     folder = write_csv(pose_rows(4, split="train") + pose_rows(2, start=4, labelled=False))
     records = PoseCSV(str(folder)).read(folder, test_only=True)
