@@ -196,6 +196,11 @@ class Matching:
     def _candidates(self, groups: list[str]) -> Bool[Tensor, "anchor pool"]:
         """Pictures of known pose that each anchor may be matched with."""
         known = self.truth[:, 0].isfinite()
+        if not known.any():
+            raise DataError(
+                f"{self.data.root}: matching is measured with the true poses of the pool, and none of its "
+                f"{len(known)} pictures has one here. Give labelled rows (split train) that are not drawn as anchors."
+            )
         pool = [record.group for record in self.data.pool]
         own = [[bool(group) and group == other for other in pool] for group in groups]
         candidates = known.repeat(len(groups), 1)

@@ -122,6 +122,8 @@ def read_sweep(name: str) -> Sweep:
             "by the hidden truth of the pool say nothing about new ones; use val/acc_pi_6."
         )
     cap = content.get("run_cap")
+    if cap is not None and (not _is_number(cap) or cap != int(cap) or cap < 1):
+        raise ConfigError(f"{name}: run_cap {cap!r} is no number of trials.")
     title = str(content.get("name", "sweep"))
     maximize = metric.get("goal", "minimize") == "maximize"  # minimize is the default of W&B
     return Sweep(title, method, parameters, before, after, metric["name"], maximize, None if cap is None else int(cap))
@@ -165,18 +167,30 @@ def _checked(name: str, key: str, settings: Any) -> dict[str, Any]:
     if missing or surplus:
         what = f"lacks {', '.join(sorted(missing))}" if missing else f"has {', '.join(sorted(surplus))}"
         raise ConfigError(f"{name}: {key}: {kind} {what}.")
-    for end in ("min", "max"):
-        if end in settings and not isinstance(settings[end], (int, float)):
+    for end in ("min", "max", "mu", "sigma", "q"):
+        if end in settings and not _is_number(settings[end]):
             raise ConfigError(f"{name}: {key}: {end} {settings[end]!r} is no number (YAML wants 1.0e-5 for 1e-5).")
+    if settings.get("q", 1) <= 0:
+        raise ConfigError(f"{name}: {key}: q {settings['q']} is no step; it must be above 0.")
+    if base == "int_uniform" and not all(isinstance(settings[end], int) for end in ("min", "max")):
+        raise ConfigError(f"{name}: {key}: int_uniform needs whole numbers.")
     if "min" in settings and settings["min"] >= settings["max"]:
         raise ConfigError(f"{name}: {key}: min {settings['min']} is not below max {settings['max']}.")
     if base == "log_uniform_values" and settings["min"] <= 0:
         raise ConfigError(f"{name}: {key}: log_uniform_values needs min above 0.")
     if base == "categorical" and (not isinstance(settings["values"], list) or not settings["values"]):
         raise ConfigError(f"{name}: {key}: `values:` must be a list.")
-    if len(settings.get("probabilities", settings.get("values", []))) != len(settings.get("values", [])):
-        raise ConfigError(f"{name}: {key}: one probability for each value.")
+    if "probabilities" in settings:
+        chances = settings["probabilities"]
+        if not isinstance(chances, list) or len(chances) != len(settings["values"]):
+            raise ConfigError(f"{name}: {key}: one probability for each value.")
+        if not all(_is_number(chance) and chance >= 0 for chance in chances) or not sum(chances) > 0:
+            raise ConfigError(f"{name}: {key}: probabilities must be numbers, none below 0 and not all 0.")
     return settings
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def grid_values(name: str, settings: dict[str, Any]) -> list[Any]:

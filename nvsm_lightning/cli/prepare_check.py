@@ -138,7 +138,11 @@ def check(data: Any) -> list[str]:
 
 def parts(data: Any) -> list[str]:
     """The parts with their counts, azimuths in eight sectors and cameras; with a crop cache all pictures are cut."""
-    data.setup("fit")
+    from nvsm_lightning.data.parts import existing
+
+    records = data.read(existing(data.root, "--root"))
+    trains = any(record.part in ("train", "") and record.viewpoint is not None for record in records)
+    data.setup("fit" if trains or not records else "test")  # a set for testing alone can be looked at, too
     lines = []
     for part in ("labelled", "pool", "val", "test"):
         records = getattr(data, part)

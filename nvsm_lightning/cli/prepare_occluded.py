@@ -30,10 +30,10 @@ from nvsm_lightning.data.parts import existing
 from nvsm_lightning.data.pose_csv import ANGLES, BOX, CAMERA, OCCLUSION_FILE
 from nvsm_lightning.data.record import Record
 from nvsm_lightning.errors import DataError
-from nvsm_lightning.geometry.cad import read_cad
 from nvsm_lightning.geometry.cameras import Camera, project
-from nvsm_lightning.geometry.meshes import CATEGORY_EXTENT, Mesh, category_cuboid
+from nvsm_lightning.geometry.meshes import CATEGORY_EXTENT, Mesh
 from nvsm_lightning.geometry.viewpoints import rotation_from_viewpoint
+from nvsm_lightning.methods.category_mesh import MeshSpec, category_meshes
 from nvsm_lightning.render.engines import rasterize
 from nvsm_lightning.report.gallery import contact_sheet
 
@@ -76,10 +76,16 @@ def keep(part: Path, out: Path) -> None:
 
 
 def _configured(options: Namespace) -> PoseData:
-    """The data of a configuration, such as a run's config.yaml."""
+    """The data of a configuration, such as a run's config.yaml; ``options`` get its mesh, unless another is given."""
     if options.source or options.root or options.category:
         raise DataError("nvsm prepare occluded: --config says which data it is; leave out --from, --root, --category.")
-    return data_of(read_yaml(options.config, "--config"))
+    content = read_yaml(options.config, "--config")
+    data = data_of(content)
+    mesh = (((content.get("model") or {}).get("init_args") or {}).get("mesh") or {}) if not options.mesh else {}
+    options.mesh = options.mesh or mesh.get("file") or ""
+    if not options.mesh and mesh.get("extent"):
+        options.extent = mesh["extent"]
+    return data
 
 
 def _read_by(options: Namespace) -> PoseData:
@@ -131,7 +137,7 @@ def make(out: Path, settings: dict[str, Any], data: PoseData) -> list[str]:
     records = _records(settings, data)
     exclude = settings["exclude"].split(",") if settings["exclude"] else excluded_for(category)
     cut_outs, left = read_occluders(Path(settings["occluders"]), [name.strip() for name in exclude])
-    meshes = _meshes(settings["mesh"], category)
+    meshes = _meshes(settings["mesh"], settings.get("extent"), category)
     kind = "cad" if settings["mesh"] else "cuboid"
     names = _names(records)
     folder = f"{category}{level.name}"
@@ -157,7 +163,8 @@ def make(out: Path, settings: dict[str, Any], data: PoseData) -> list[str]:
     lines = _summary(rows, failed, len(cut_outs), len(left), level)
     if thumbnails:
         contact_sheet(thumbnails, lines[0], 8).save(out / "sheet.jpg", quality=85)
-    notes = {"settings": settings, "pictures": len(rows), "left_out": failed, "region": dict(_kinds(rows))}
+    notes = {"settings": settings, "pictures": len(rows), "left_out": failed, "region": dict(_kinds(rows)),
+             "azimuth_only": data.azimuth_only}  # fmt: skip
     (out / OCCLUSION_FILE).write_text(json.dumps(notes, indent=1), encoding="utf-8")
     return lines
 
@@ -175,10 +182,11 @@ def _records(settings: dict[str, Any], data: PoseData) -> list[Record]:
     return records
 
 
-def _meshes(file: str, category: str) -> list[Mesh]:
-    if file:
-        return list(read_cad(Path(file)).values())
-    return [category_cuboid(category)] if category in CATEGORY_EXTENT else []
+def _meshes(file: str, extent: Sequence[float] | None, category: str) -> list[Mesh]:
+    if not file and extent is None and category not in CATEGORY_EXTENT:
+        return []
+    spec = MeshSpec(file, extent=None if extent is None else (extent[0], extent[1], extent[2]))
+    return list(category_meshes(spec, category).values())
 
 
 def _names(records: list[Record]) -> dict[str, str]:

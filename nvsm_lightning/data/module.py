@@ -125,13 +125,13 @@ class PoseData(LightningDataModule):
 
     def read_test(self, root: Path) -> list[Record]:
         """The test part from another folder: of this layout, or made by ``nvsm prepare occluded`` from any set."""
-        from nvsm_lightning.data.pose_csv import OCCLUSION_FILE, PoseCSV  # which is a PoseData itself
+        from nvsm_lightning.data.pose_csv import OCCLUSION_FILE, read_occluded  # which knows this module
 
         if not (root / OCCLUSION_FILE).is_file():
             return self.read(root, test_only=True)
-        made = PoseCSV(str(root), category=self.category)
-        made.upright = False  # another reader has turned them before they were stored
-        return made.read(root, test_only=True)
+        records, azimuth_only = read_occluded(root, self.category)
+        self.azimuth_only = self.azimuth_only or azimuth_only
+        return records
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data set and draw the labels, once; ``predict`` with a folder needs no data set."""

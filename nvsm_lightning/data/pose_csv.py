@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import json
 import math
 import os
 from dataclasses import replace
@@ -51,6 +52,8 @@ class PoseCSV(PoseData):
         unlabelled: folder whose pictures, at any depth, join the pool without a row in the table; each whole picture is
             the box. Pictures that the table names, for whatever category, are not taken twice. Reports call them by the
             name that a row of the table would give them.
+        azimuth_only: the azimuth is all that is labelled: reports compare it alone. Elevation and theta are then what a
+            camera there is assumed to have; empty ones count as 0.
         kwargs: the arguments common to all data sets, see ``PoseData``.
     """
 
@@ -64,15 +67,17 @@ class PoseCSV(PoseData):
         images: str = "",
         group_column: str = "group",
         unlabelled: str = "",
+        azimuth_only: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(root, **kwargs)
+        self.azimuth_only = azimuth_only
         self.table, self.images, self.group_column, self.unlabelled = table, images, group_column, unlabelled
 
     def read(self, root: Path, test_only: bool = False) -> list[Record]:
         """One record a row; with ``test_only`` all labelled rows are test. See ``PoseData.read``."""
         file = root if root.is_file() else root / self.table
-        every = read_table(file, required=("file", *ANGLES))
+        every = read_table(file, required=("file", *(ANGLES[:1] if self.azimuth_only else ANGLES)))
         if self.group_column.lower() not in every[0][1] and self.group_column not in ("", "group"):
             if self.group_column != inspect.signature(type(self)).parameters["group_column"].default:
                 raise DataError(f"{file} has no column {self.group_column!r}; correct --data.group_column.")
@@ -109,6 +114,8 @@ class PoseCSV(PoseData):
         ]
 
     def _record(self, row: dict[str, str], where: str, folder: Path) -> Record:
+        if self.azimuth_only and row[ANGLES[0]]:
+            row = {**row, **{name: row.get(name) or "0" for name in ANGLES[1:]}}
         angles = _numbers(row, ANGLES, where)
         camera = _numbers(row, CAMERA, where)
         distance = _numbers(row, ("distance",), where)
@@ -141,6 +148,15 @@ class PoseCSV(PoseData):
         )
         check_record(record, where)
         return record
+
+
+def read_occluded(root: Path, category: str) -> tuple[list[Record], bool]:
+    """The pictures of a folder made by ``nvsm prepare occluded``, and whether azimuths are all that their data set
+    labels."""
+    made = PoseCSV(str(root), category=category)
+    made.upright = False  # another reader has turned them before they were stored
+    notes = json.loads((root / OCCLUSION_FILE).read_text(encoding="utf-8"))
+    return made.read(root, test_only=True), bool(notes.get("azimuth_only", False))
 
 
 def _file(row: dict[str, str]) -> str:
@@ -199,7 +215,7 @@ def _numbers(row: dict[str, str], names: tuple[str, ...], where: str) -> tuple[f
 
 
 def _warn_radians(rows: list[dict[str, str]], file: Path) -> None:
-    angles = [abs(float(row[name])) for row in rows for name in ANGLES if row[name]]
+    angles = [abs(float(row[name])) for row in rows for name in ANGLES if row.get(name)]
     if 0 < max(angles, default=0) < 7:
         rank_zero_warn(
             f"{file}: every angle is below 7, which looks like radians; the columns *_deg must be in degrees "

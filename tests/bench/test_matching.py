@@ -178,6 +178,8 @@ def test_reference_rows_bound_every_match():
 def test_errors_say_what_to_do():
     with pytest.raises(ConfigError, match=r"--data\.labels 3"):
         matching(anchors=3)
+    with pytest.raises(DataError, match="none of its 5 pictures has one"):
+        matching(SmallData(groups="bcdef", azimuths=[None] * 5))
     with pytest.raises(DataError, match="--same_group true"):
         matching(SmallData(groups="aaaab", azimuths=[*AZIMUTHS[1:5], None]))
     with pytest.raises(ConfigError, match="azimuth shift"):

@@ -124,6 +124,14 @@ def test_a_quantised_parameter_on_a_grid_stops_before_its_upper_end():
         ({"parameters": {"a": {"values": [1], "q": 2}}}, "categorical has q"),
         ({"parameters": {"a": {"distribution": "beta"}}}, "'beta' is not known here"),
         ({"parameters": {"a": {"values": [1, 2], "probabilities": [1]}}}, "one probability for each value"),
+        ({"parameters": {"a": {"values": [1, 2], "probabilities": 1}}}, "one probability for each value"),
+        ({"parameters": {"a": {"values": [1, 2], "probabilities": [0, 0]}}}, "none below 0 and not all 0"),
+        ({"parameters": {"a": {"values": [1, 2], "probabilities": ["a", 1]}}}, "probabilities must be numbers"),
+        ({"parameters": {"a": {"distribution": "int_uniform", "min": 1.0, "max": 3}}}, "needs whole numbers"),
+        ({"parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 3, "q": 0}}}, "q 0 is no step"),
+        ({"parameters": {"a": {"distribution": "normal", "mu": "0", "sigma": 1}}}, "mu '0' is no number"),
+        ({"run_cap": "ten"}, "run_cap 'ten' is no number of trials"),
+        ({"run_cap": 0}, "run_cap 0 is no number of trials"),
     ],
 )
 def test_what_cannot_be_run_here_is_refused_with_a_reason(read, changes, message):

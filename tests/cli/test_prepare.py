@@ -66,6 +66,15 @@ def test_a_check_says_what_a_fit_would_meet(tmp_path, capsys):
     assert "--root" in capsys.readouterr().err
 
 
+def test_a_set_for_testing_alone_can_be_checked_and_looked_at(tmp_path, capsys):
+    table = write_pictures(tmp_path, 24) / "labels.csv"
+    table.write_text(table.read_text().replace(",train", ",test").replace(",val", ",test"))
+    words = ["--root", str(tmp_path), "--check", "--sheet", str(tmp_path / "sheet.png")]
+    assert main(["prepare", "csv", *words]) == 0
+    out = capsys.readouterr().out
+    assert "test         24 pictures" in out and (tmp_path / "sheet.png").is_file()
+
+
 def test_an_unknown_set_is_refused_with_a_suggestion(capsys):
     assert main(["prepare", "pascal3"]) == 2
     assert "Did you mean 'pascal3d'?" in capsys.readouterr().err

@@ -106,6 +106,22 @@ def test_boxes_without_cameras_stay_so(tmp_path, occluders, shared_data):
     data = EPFLCars(root=str(shared_data("epfl_cars")), labels=7, test_root=str(out))
     test = data.read_test(out)
     assert len(test) == 4 and all(record.box and record.distance and not record.has_camera for record in test)
+    other = PoseCSV(root="elsewhere", test_root=str(out))  # of a set that labels all angles
+    assert not other.azimuth_only and len(other.read_test(out)) == 4 and other.azimuth_only
+
+
+def test_the_object_of_ones_own_category_is_where_its_cuboid_is(tmp_path, occluders):
+    root, out = write_pictures(tmp_path / "set", 12), tmp_path / "out"
+    config = {
+        "data": {"class_path": "PoseCSV", "init_args": {"root": str(root), "category": "tractor", "labels": 2}},
+        "model": {"class_path": "NeMo", "init_args": {"mesh": {"extent": [1.0, 3.0, 0.5]}}},
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    given = ["--config", str(tmp_path / "run.yaml"), "--occluders", str(occluders), "--out", str(out)]
+    assert main(["prepare", "occluded", *given]) == 0
+    notes = json.loads((out / "occlusion.json").read_text())
+    assert notes["region"] == {"cuboid": 4} and notes["settings"]["extent"] == [1.0, 3.0, 0.5]
+    assert all(read_masks(picture)[1].mean() < 0.7 for picture in out.rglob("*.JPEG"))
 
 
 @pytest.mark.parametrize(

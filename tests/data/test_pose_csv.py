@@ -204,8 +204,23 @@ def test_a_reader_whose_own_column_of_groups_is_missing_goes_on_without(write_cs
         records = StanfordCars(str(folder), images="").read(folder)
     assert {record.group for record in records} == {""}
     assert len(PoseCSV(str(folder), group_column="").read(folder)) == 8
-    with pytest.raises(DataError, match="no column 'car'; correct --data.group_column"):
+    with pytest.raises(DataError, match=r"no column 'car'; correct --data\.group_column"):
         StanfordCars(str(folder), images="", group_column="car").read(folder)
+
+
+def test_azimuths_may_be_all_that_is_labelled(write_csv) -> None:
+    rows = [{key: row[key] for key in ("file", "azimuth_deg", "split") if key in row} for row in pose_rows(8, "train")]
+    rows += pose_rows(2, "val", 8) + pose_rows(2, "test", 10) + pose_rows(3, "train", 12, labelled=False)
+    folder = write_csv(rows)
+    with pytest.raises(DataError, match="elevation_deg is empty"):
+        PoseCSV(str(folder)).read(folder)
+    data = PoseCSV(str(folder), azimuth_only=True, label_seed=0, crop=CropSpec(32, 64, 50.0))
+    data.setup("fit")
+    assert degrees(data.read(folder)[2].viewpoint) == pytest.approx((90, 0, 0))
+    assert degrees(data.test[0].viewpoint)[1:] == pytest.approx((5, -2)) and len(data.pool) == 4
+    assert data.pool_truth()[:, 1:].isnan().all()
+    alone = write_csv(rows[:8], ["file", "azimuth_deg", "split"], name="alone")
+    assert len(PoseCSV(str(alone), azimuth_only=True).read(alone)) == 8
 
 
 def test_objects_on_both_sides_of_the_split_are_warned_of(write_csv) -> None:
