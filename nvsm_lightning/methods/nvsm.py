@@ -234,10 +234,8 @@ class NVSM(FinalEstimates, NeMo):
             opened = select(round, rounds, *match, replace(settings, ring_deg=180.0), disagreement)
             earlier = len(data.pseudo_labels[0])
             if not earlier and (round == rounds - 1 or len(opened) == 0):
-                raise DataError(
-                    f"{nothing}Widen model.selection (ring_deg, "
-                    "min_score, score_quantile, agree_deg) or give more pool pictures."
-                )
+                gates = "ring_deg, min_score, score_quantile, agree_deg"
+                raise DataError(f"{nothing}Widen model.selection ({gates}) or give more pool pictures.")
             rank_zero_warn(nothing + (
                 f"The {earlier} pseudo labels of the round before stay." if earlier
                 else "The next one looks further around the labelled poses."
