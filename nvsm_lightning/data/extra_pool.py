@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     from nvsm_lightning.data.module import PoseData
 
 
-def check_sources(sources: "Sequence[PoseData] | None", category: str) -> "list[PoseData]":
+def check_sources(sources: "Sequence[PoseData] | None", category: str, share: float | None = None) -> "list[PoseData]":
     """The data sets named by ``--data.extra_pool``; ConfigError if one is of another category or has such sets
-    itself."""
+    itself, or if the ``share`` is none or there are no sets to have it."""
+    if share is not None and not (sources and 0 <= share <= 1):
+        raise ConfigError(
+            f"--data.extra_share ({share}) is in 0..1, and the share of --data.extra_pool, which names "
+            f"{len(sources or ())} data sets; leave it out to draw by the number of pictures."
+        )
     for source in sources or ():
         if source.category != category:
             raise ConfigError(

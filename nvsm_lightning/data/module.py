@@ -53,6 +53,7 @@ class PoseData(LightningDataModule):
         batch_size: pictures a batch and process.
         epoch_images: pictures of a training epoch over all processes.
         labelled_share: share of labelled pictures in training while there are pseudo labels.
+        extra_share: of the pseudo-labelled draws, the share of ``extra_pool``; by default by the number of pictures.
         balance: draw pseudo-labelled pictures equally from 12 bins of azimuth.
         augment: random changes of training pictures.
         pool_limit: use only so many pictures of the own pool, drawn by the label seed.
@@ -82,6 +83,7 @@ class PoseData(LightningDataModule):
         batch_size: int = 16,
         epoch_images: int = 256,
         labelled_share: float = 0.25,
+        extra_share: float | None = None,
         balance: bool = True,
         augment: Augmentation = Augmentation(),  # noqa: B008 - frozen
         pool_limit: int | None = None,
@@ -91,11 +93,9 @@ class PoseData(LightningDataModule):
         crop_cache: str | None = None,
     ) -> None:
         super().__init__()
-        if labels < 1 or batch_size < 1 or not 0 <= labelled_share <= 1:
-            raise ConfigError(
-                f"--data: labels and batch_size must be at least 1 and labelled_share in 0..1; got {labels}, "
-                f"{batch_size} and {labelled_share}."
-            )
+        given = {"labels": labels, "batch_size": batch_size, "labelled_share": labelled_share}
+        if min(labels, batch_size) < 1 or not 0 <= labelled_share <= 1:
+            raise ConfigError(f"--data: labels and batch_size must be at least 1, labelled_share in 0..1; got {given}.")
         if test_on not in ("test", "val"):
             raise ConfigError(f"--data.test_on must be test or val; got {test_on!r}.")
         self.root, self.test_root, self.test_on, self.folder = root, test_root, test_on, folder
@@ -103,8 +103,8 @@ class PoseData(LightningDataModule):
         self.anchors = check_way(anchors, label_list)
         self.crop, self.mirror, self.augment = crop, mirror, augment
         self.batch_size, self.epoch_images, self.num_workers = batch_size, epoch_images, num_workers
-        self.labelled_share, self.balance = labelled_share, balance
-        self.pool_limit, self.extra_pool = pool_limit, check_sources(extra_pool, category)
+        self.labelled_share, self.extra_share, self.balance = labelled_share, extra_share, balance
+        self.pool_limit, self.extra_pool = pool_limit, check_sources(extra_pool, category, extra_share)
         self.crop_cache = None if crop_cache is None else CropCache(Path(crop_cache))
         self._memory = CropMemory(1000 if keep_crops is True else int(keep_crops), self.crop_cache)
         self.labelled, self.pool = list[Record](), list[Record]()
@@ -256,11 +256,11 @@ class PoseData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """An epoch of augmented draws from labelled and pseudo-labelled pictures (see ``DrawSampler``)."""
         rank, world = self._place()
-        viewpoint = self._pseudo[1]
         bins = sampling.AZIMUTH_BINS if self.balance else None
+        extra = torch.tensor([bool(self.pool[place].source) for place in self._pseudo[0]], dtype=torch.bool)
         sampler = sampling.DrawSampler(
             labelled=len(self.labelled),
-            probability=sampling.draw_probability(viewpoint, bins),
+            probability=sampling.mixed_probability(self._pseudo[1], extra, self.extra_share, bins),
             labelled_share=self.labelled_share,
             draws=self.epoch_images,
             batch_size=self.batch_size,

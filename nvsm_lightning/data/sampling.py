@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 from torch.utils.data import DistributedSampler
 
@@ -33,6 +33,22 @@ def draw_probability(viewpoint: Float[Tensor, "entry 3"], bins: int | None) -> F
         if not over.any():
             return share
         capped |= over
+
+
+def mixed_probability(
+    viewpoint: Float[Tensor, "entry 3"], extra: Bool[Tensor, " entry"], share: float | None, bins: int | None
+) -> Float[Tensor, " entry"]:
+    """As :func:`draw_probability`, of the own and of the ``extra`` pictures each by themselves, the ``extra`` ones
+    having the given share together; without one (or without both kinds) all in one, as many as there are.
+
+    Half a pool of other cars, taken in the street, leaves out what is odd in the own one (experiments/extra_pool.md).
+    """
+    if share is None or extra.all() or not extra.any():
+        return draw_probability(viewpoint, bins)
+    probability = torch.empty(len(viewpoint))
+    probability[extra] = share * draw_probability(viewpoint[extra], bins)
+    probability[~extra] = (1 - share) * draw_probability(viewpoint[~extra], bins)
+    return probability
 
 
 def labelled_probability(viewpoint: Float[Tensor, "label 3"], bins: int | None) -> Float[Tensor, " label"] | None:

@@ -48,6 +48,16 @@ def test_the_train_parts_of_others_follow_the_own_pool(folder, other) -> None:
     assert make(folder, PoseCSV(str(other)), stage="test").pool == plain.pool  # a finished model needs none
 
 
+@pytest.mark.parametrize(("share", "drawn"), [(None, 0.75), (0.5, 0.5), (0.0, 0.0)])
+def test_training_draws_their_share(folder, other, share, drawn) -> None:
+    """One own picture and three of the other set, all with one label."""
+    data = make(folder, PoseCSV(str(other)), extra_share=share, labelled_share=0.0, epoch_images=2000)
+    data.accept(0, torch.tensor([1, 8, 9, 15]), torch.zeros(4, 3), torch.ones(4))
+    sampler = data.train_dataloader().sampler
+    sampler.set_epoch(0)
+    assert sum(entry > len(data.labelled) for entry, _ in sampler) / 2000 == pytest.approx(drawn, abs=0.05)
+
+
 def test_their_labels_are_hidden_from_every_loader_and_known_to_reports(folder, other) -> None:
     data = make(folder, PoseCSV(str(other)))
     assert all(batch["viewpoint"].isnan().all() for batch in data.pool_dataloader())
@@ -140,6 +150,10 @@ def test_a_fit_goes_on_with_the_same_further_pool_only(folder, other) -> None:
 def test_sets_that_cannot_join_are_refused(folder, other, write_csv) -> None:
     with pytest.raises(ConfigError, match="pictures of 'bus', but the fit is of 'car'"):
         make(folder, PoseCSV(str(other), category="bus"))
+    with pytest.raises(ConfigError, match=r"extra_share \(0\.5\) .* names 0 data sets"):
+        make(folder, extra_share=0.5)
+    with pytest.raises(ConfigError, match=r"extra_share \(1\.5\) is in 0\.\.1"):
+        make(folder, PoseCSV(str(other)), extra_share=1.5)
     with pytest.raises(ConfigError, match="csv has an extra_pool itself"):
         make(folder, PoseCSV(str(other), extra_pool=[PoseCSV(str(other))]))
     with pytest.raises(DataError, match=r"'nowhere' does not exist.*the root of csv in --data.extra_pool"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from nvsm_lightning.data.sampling import DrawSampler, draw_probability, spread_over_azimuth
+from nvsm_lightning.data.sampling import DrawSampler, draw_probability, mixed_probability, spread_over_azimuth
 from nvsm_lightning.errors import ConfigError
 
 
@@ -84,6 +84,18 @@ def test_probability_by_bin() -> None:
     torch.testing.assert_close(draw_probability(viewpoint, 12), expected)
     drawn = Counter(e for e, _ in draws(sampler(labelled=1, probability=expected, labelled_share=0.0, draws=6000)))
     assert drawn[4] / 6000 == pytest.approx(1 / 3, abs=0.03) and drawn[1] / 6000 == pytest.approx(1 / 9, abs=0.02)
+
+
+def test_pictures_of_other_sets_have_their_share_and_views_of_their_own() -> None:
+    """Two fronts and a rear of the own pool, three fronts and a side of another."""
+    viewpoint = at(0.1, 0.2, math.pi, 0.1, 0.2, 0.3, math.pi / 2)
+    extra = torch.tensor([False] * 3 + [True] * 4)
+    expected = torch.tensor([1 / 4, 1 / 4, 1 / 2, 1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    share = torch.tensor([0.6] * 3 + [0.4] * 4)
+    torch.testing.assert_close(mixed_probability(viewpoint, extra, 0.4, 12), expected * share)
+    torch.testing.assert_close(mixed_probability(viewpoint, extra, None, 12), draw_probability(viewpoint, 12))
+    alone = mixed_probability(viewpoint[3:], extra[3:], 0.4, 12)  # of the own pool nothing was kept
+    torch.testing.assert_close(alone, draw_probability(viewpoint[3:], 12))
 
 
 def test_lightning_leaves_it_in_place() -> None:
