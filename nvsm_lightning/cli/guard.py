@@ -12,13 +12,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from nvsm_lightning.bench.jobs import COMPARED, Job, run_jobs
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.methods.final import NULL, TRAINING_BANK
-from nvsm_lightning.methods.guard import mirror_agreement
+from nvsm_lightning.methods.guard import label_likelihood, mirror_agreement, pool_poses
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.methods.stored import checkpoint_of, model_weights, read_model
 from nvsm_lightning.report.results import write_json
 from nvsm_lightning.training.checkpoint_io import WholeFileIO
 
 PICTURES = 400  # of the pool: two shares then differ by chance by 3 points at most
+LIKELIHOOD, AGREEMENT = "label_likelihood", "mirror_agreement"  # in guard.json
 NAME = COMPARED
 KEPT = "guard"  # of a checkpoint: whose weights it holds, where they are not those of its fit
 LABELLED_ONLY = {
@@ -86,8 +87,9 @@ def exchanged(resumed: str | None, max_epochs: int | None) -> bool:
     return True
 
 
-def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path) -> None:
-    """Load the labelled-only weights into ``method`` if it agrees with itself on more of the pool with them.
+def keep_better(choice: str, untrained: NeMo, method: NeMo, data: Any, trainer: Any, folder: Path) -> None:
+    """Load the labelled-only weights into ``method`` if with the poses that they give the pool the labels are likelier
+    to an ``untrained`` copy of it (:mod:`nvsm_lightning.methods.guard`).
 
     The outcome is written to ``guard.json``. Where EM has lost, its checkpoint is kept as ``checkpoints/em.ckpt`` and
     ``last.ckpt`` holds the weights that the fit ends with.
@@ -98,20 +100,26 @@ def keep_better(choice: str, method: NeMo, data: Any, trainer: Any, folder: Path
     path = checkpoint_of(str(folder / NAME) if choice == "fit" else choice)
     em, null = {key: value.clone() for key, value in model_weights(method.state_dict()).items()}, method.model.null
     other, calibration = read_model(path, method, "--guard", [record.key for record in data.labelled])
-    found = {"em": _agreement(method, data, trainer)}
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        untrained.to(trainer.strategy.root_device).eval().start_training(data)
+    found = {"em": _asked(method, untrained, data, trainer)}
     method.load_state_dict(other, strict=False)
     method.model.null = None  # it is of the pool as EM's network scores it
-    found[NAME] = _agreement(method, data, trainer)
-    kept = trainer.strategy.broadcast(NAME if found[NAME] > found["em"] else "em")  # on GPUs shares may differ a little
+    found[NAME] = _asked(method, untrained, data, trainer)
+    likelier = found[NAME][LIKELIHOOD] > found["em"][LIKELIHOOD]
+    kept = trainer.strategy.broadcast(NAME if likelier else "em")  # on GPUs the numbers may differ a little
     if kept == "em":
         method.load_state_dict(em, strict=False)
         method.model.null = null
     else:
         method.calibration = calibration
     if trainer.is_global_zero:
-        write_json(folder / "guard.json", {"kept": kept, "mirror_agreement": found, NAME: str(path)})
-        shares = ", ".join(f"{name.replace('_', '-')} {100 * share:.1f} %" for name, share in found.items())
-        print(f"guard: pool pictures that agree with their mirror image: {shares}; kept {kept.replace('_', '-')}")
+        write_json(folder / "guard.json", {"kept": kept, **found, "compared_with": str(path)})
+        told = "; ".join(
+            f"{name.replace('_', '-')} {each[LIKELIHOOD]:.2f} ({100 * each[AGREEMENT]:.1f} % agree with their mirror "
+            "image)" for name, each in found.items()
+        )  # fmt: skip
+        print(f"guard: log likelihood of the labels by way of the pool: {told}; kept {kept.replace('_', '-')}")
         if kept != "em":
             _exchange(folder / "checkpoints", method)
     trainer.strategy.barrier("guard")
@@ -132,11 +140,14 @@ def fit_labelled_only(folder: Path, data: Any) -> None:
         os.environ.update(before)
 
 
-def _agreement(method: NeMo, data: Any, trainer: Any) -> float:
-    """On evenly spaced pictures of the pool, the same on every process."""
+def _asked(method: NeMo, untrained: NeMo, data: Any, trainer: Any) -> dict[str, float]:
+    """The two answers on evenly spaced pictures of the pool, the same on every process."""
     method.to(trainer.strategy.root_device).eval()
+    pool = data.pool_dataloader(0, max(1, len(data.pool) // PICTURES))
     with torch.no_grad(), trainer.precision_plugin.forward_context():
-        return mirror_agreement(method, data.pool_dataloader(0, max(1, len(data.pool) // PICTURES)))
+        poses = pool_poses(method, pool)
+        likelihood = label_likelihood(untrained, pool, poses, data.anchor_dataloader(), method.measured)
+    return {LIKELIHOOD: likelihood, AGREEMENT: mirror_agreement(poses)}
 
 
 def _exchange(checkpoints: Path, method: NeMo) -> None:

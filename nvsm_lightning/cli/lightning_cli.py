@@ -5,6 +5,7 @@ Order of settings, each winning over those before it: the packaged ``base.yaml``
 for ``validate``, ``test`` and ``predict`` the model settings of the checkpoint; every other option of the command line.
 """
 
+import copy
 import logging
 import os
 import shutil
@@ -143,6 +144,8 @@ def run_cli(
 class NVSMCLI(LightningCLI):
     """LightningCLI with run folders, always-present report and checkpoint callbacks, and a test after every fit."""
 
+    untrained: Any = None  # copy of the model that the guard asks
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The options beyond Lightning's own."""
         parser.add_argument("--name", type=str, default="nvsm", help="Name of the run: runs/<name>/<time>.")
@@ -162,9 +165,9 @@ class NVSMCLI(LightningCLI):
             "--guard",
             type=str,
             default="none",
-            help="After a fit with E-steps, compare its model with one of the labelled pictures alone, by the share of "
-            "pool pictures on which each agrees with itself about the mirror image, and keep the better: none, fit "
-            "(train that model in <run>/labelled_only), or the run folder or checkpoint of a NeMo fit.",
+            help="After a fit with E-steps, compare its model with one of the labelled pictures alone and keep the one "
+            "whose poses of the pool make the labels likelier to an untrained network: none, fit (train that model in "
+            "<run>/labelled_only), or the run folder or checkpoint of a NeMo fit.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(RunReport, "report")
@@ -278,11 +281,9 @@ class NVSMCLI(LightningCLI):
             if (crop := getattr(self.datamodule, "crop", None)) and hasattr(self.model, "mesh"):
                 warn_where_cut(self.model.mesh, crop.height, crop.width, crop.pixels_per_unit)
         if self.subcommand == "fit":
-            self._guarded()
-
-    def _guarded(self) -> bool:
-        given = self.config["fit"]["guard"], self.config_init["fit"].get("ckpt_path")
-        return guard.check(*given, self.model, self.datamodule, self.trainer)
+            given = self.config["fit"]["guard"], self.config_init["fit"].get("ckpt_path")
+            if guard.check(*given, self.model, self.datamodule, self.trainer):
+                self.untrained = copy.deepcopy(self.model)
 
     before_validate = before_test = before_predict = before_fit
 
@@ -290,8 +291,9 @@ class NVSMCLI(LightningCLI):
         """The test that ends every fit (whose data have test pictures), on the weights in memory: those of last.ckpt,
         chosen by no hidden label.
         """
-        if self._guarded():
-            guard.keep_better(self.config["fit"]["guard"], self.model, self.datamodule, self.trainer, self.run_folder)
+        if self.untrained is not None:
+            compared = self.model, self.datamodule, self.trainer, self.run_folder
+            guard.keep_better(self.config["fit"]["guard"], self.untrained, *compared)
         if not getattr(self.datamodule, "test", True):
             rank_zero_info(
                 "The fit is done. No picture is there to test it on (labelled rows with split test would be). Look at "

@@ -8,7 +8,7 @@ import torch
 from nvsm_lightning.bench.jobs import command_of
 from nvsm_lightning.cli import guard, lightning_cli
 from nvsm_lightning.errors import ConfigError, WeightsError
-from nvsm_lightning.methods.guard import mirror_agreement
+from nvsm_lightning.methods.guard import label_likelihood, mirror_agreement, pool_poses
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.toy.dataset import make_toy
 
@@ -50,21 +50,26 @@ def weights(path) -> dict:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+def answer(monkeypatch, *likelihoods: float) -> None:
+    """Let the labels be so likely by the two models, EM's first; the mirror images say the opposite."""
+    found = iter([{"label_likelihood": each, "mirror_agreement": -each} for each in likelihoods])
+    monkeypatch.setattr(guard, "_asked", lambda *_: next(found))
+
+
 def poses(run) -> str:
     return (run / "tables" / "predictions.csv").read_text()
 
 
 @pytest.mark.parametrize("better", ["em", "labelled_only"])
-def test_the_weights_that_agree_more_with_themselves_are_kept_and_tested(place, monkeypatch, capfd, better) -> None:
+def test_the_weights_with_which_the_labels_are_likelier_are_kept_and_tested(place, monkeypatch, capfd, better) -> None:
     monkeypatch.setenv("NVSM_PRECISION", "32-true")
-    shares = iter([0.9, 0.5] if better == "em" else [0.5, 0.9])
-    monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
+    answer(monkeypatch, *((0.9, 0.5) if better == "em" else (0.5, 0.9)))
     run = place / better
     fit(place, "NVSM", better, "--guard", str(place / "nemo"), "--trainer.precision", "auto")
     assert "precision: 32-true" in (run / "config.yaml").read_text()  # what was chosen, so that a resumed fit keeps it
     assert f"kept {better.replace('_', '-')}" in capfd.readouterr().out
     told = json.loads((run / "guard.json").read_text())
-    assert told["kept"] == better and told["mirror_agreement"][better] == 0.9
+    assert told["kept"] == better and told[better]["label_likelihood"] == 0.9
     nemo = weights(place / "nemo" / "checkpoints" / "last.ckpt")
     last = weights(run / "checkpoints" / "last.ckpt")
     same = all(torch.equal(last[key], value) for key, value in nemo.items() if key.startswith("model."))
@@ -81,8 +86,7 @@ def test_what_was_measured_of_the_weights_goes_with_them(place, monkeypatch) -> 
     nemo = torch.load(place / "nemo" / "checkpoints" / "last.ckpt", weights_only=False)
     nemo["pose_calibration"] = {"temperature": 7.0, "n_images": 3}
     torch.save(nemo, place / "warm.ckpt")
-    shares = iter([0.5, 0.9])
-    monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
+    answer(monkeypatch, 0.5, 0.9)
     fit(place, "NVSM", "warm", "--guard", str(place / "warm.ckpt"), "--model.match.final_calibration", "robust")
     last = torch.load(place / "warm" / "checkpoints" / "last.ckpt", weights_only=False)
     assert last["pose_calibration"]["temperature"] == 7.0
@@ -93,8 +97,7 @@ def test_what_was_measured_of_the_weights_goes_with_them(place, monkeypatch) -> 
 @pytest.mark.parametrize("averaged", [False, True])
 def test_a_fit_resumed_behind_the_guard_keeps_its_choice(place, monkeypatch, averaged) -> None:
     """Interrupted in the final test; also where the checkpoint holds an average beside the weights in training."""
-    shares = iter([0.5, 0.9])
-    monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
+    answer(monkeypatch, 0.5, 0.9)
     run = place / f"again_{averaged}"
     average = "{class_path: nvsm_lightning.training.averaging.MovingAverage, init_args: {decay: 0.5}}"
     words = ("--trainer.callbacks+", average) if averaged else ()
@@ -115,7 +118,7 @@ def test_a_fit_resumed_behind_the_guard_keeps_its_choice(place, monkeypatch, ave
 
 
 def test_another_models_labels_are_noticed(place, monkeypatch) -> None:
-    monkeypatch.setattr(guard, "_agreement", lambda *_: 0.5)
+    answer(monkeypatch, 0.5, 0.5)
     with pytest.warns(UserWarning, match="trained with other labelled pictures"):
         fit(place, "NVSM", "others", "--guard", str(place / "nemo"), "--seed_everything", "5")
 
@@ -147,36 +150,42 @@ def test_a_guard_without_anything_to_guard_says_so() -> None:
 
 
 def test_each_model_is_asked_about_the_pool_with_its_own_weights(place, monkeypatch) -> None:
-    asked, measured, agreement = [], [], guard._agreement
+    asked, measured, beginnings, ask = [], [], [], guard._asked
 
-    def remembering(method, data, trainer):
+    def remembering(method, untrained, data, trainer):
         asked.append(({key: value.clone() for key, value in method.state_dict().items()}, method.model.null))
-        measured.append(agreement(method, data, trainer))
-        assert measured[-1] == mirror_agreement(method, data.pool_dataloader())  # so small a pool is asked whole
+        beginnings.append(untrained.model.backbone.state_dict())
+        measured.append(ask(method, untrained, data, trainer))
+        poses = pool_poses(method, data.pool_dataloader())  # so small a pool is asked whole
+        shown = data.pool_dataloader(), poses, data.anchor_dataloader(), method.measured
+        again = {"label_likelihood": label_likelihood(untrained, *shown), "mirror_agreement": mirror_agreement(poses)}
+        assert measured[-1] == again
         return measured[-1]
 
-    monkeypatch.setattr(guard, "_agreement", remembering)
+    monkeypatch.setattr(guard, "_asked", remembering)
     words = ("--model.match.final_calibration", "robust")
     fit(place, "NVSM", "asked", "--guard", str(place / "nemo" / "checkpoints" / "last.ckpt"), *words)
     told = json.loads((place / "asked" / "guard.json").read_text())
-    share = told["mirror_agreement"]
-    assert share.keys() == {"em", "labelled_only"} and list(share.values()) == measured
-    assert (told["kept"] == "labelled_only") == (share["labelled_only"] > share["em"])
+    assert [told["em"], told["labelled_only"]] == measured
+    assert (told["kept"] == "labelled_only") == (measured[1]["label_likelihood"] > measured[0]["label_likelihood"])
     em = place / "asked" / "checkpoints" / ("em.ckpt" if told["kept"] == "labelled_only" else "last.ckpt")
     for (state, _), path in zip(asked, (em, place / "nemo" / "checkpoints" / "last.ckpt"), strict=True):
         saved = {key: value for key, value in weights(path).items() if key.startswith("model.")}
         assert saved and all(torch.equal(state[key], value) for key, value in saved.items())
     assert asked[0][1] is not None and asked[1][1] is None  # the null is of EM's scores
+    trained = {key.removeprefix("model.backbone."): value for key, value in asked[0][0].items()}
+    head = next(key for key in beginnings[0] if key.startswith("head"))
+    assert torch.equal(beginnings[0][head], beginnings[1][head])  # the untrained network is neither's
+    assert not torch.equal(beginnings[0][head], trained[head])
 
 
 def test_the_guard_trains_the_other_model_itself_if_it_is_asked_to(place, monkeypatch) -> None:
     monkeypatch.setattr(guard, "run_jobs", lambda jobs, run: lightning_cli.run(list(command_of(jobs[0], run))[3:]))
-    shares = iter([0.1, 0.9])
-    monkeypatch.setattr(guard, "_agreement", lambda *_: next(shares))
+    answer(monkeypatch, 0.1, 0.9)
     fit(place, "NVSM", "by_itself", "--guard", "fit")
     other = place / "by_itself" / "labelled_only"
     told = json.loads((place / "by_itself" / "guard.json").read_text())
-    assert told["kept"] == "labelled_only" and told["labelled_only"] == str(other / "checkpoints" / "last.ckpt")
+    assert told["kept"] == "labelled_only" and told["compared_with"] == str(other / "checkpoints" / "last.ckpt")
     assert json.loads((other / "results.json").read_text())["method"] == "nemo"
     assert poses(place / "by_itself") == poses(other)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nvsm_lightning.methods import NeMo
-from nvsm_lightning.methods.guard import mirror_agreement
+from nvsm_lightning.methods.guard import mirror_agreement, pool_poses
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def test_a_model_that_sees_left_from_right_agrees_with_itself(make_method, pool,
     method = make_method(NeMo).eval()
     ramp = torch.linspace(-1, 1, next(iter(pool))["image"].shape[-1])
     says(monkeypatch, method, lambda image: (image.mean((1, 2)) * ramp).sum(-1))
-    assert mirror_agreement(method, pool) == 1.0
+    assert mirror_agreement(pool_poses(method, pool)) == 1.0
 
 
 def test_a_model_that_says_left_of_everything_does_not(make_method, pool, monkeypatch) -> None:
     method = make_method(NeMo).eval()
     says(monkeypatch, method, lambda image: torch.full((len(image),), math.pi / 2))
-    assert mirror_agreement(method, pool) == 0.0
+    assert mirror_agreement(pool_poses(method, pool)) == 0.0
     says(monkeypatch, method, lambda image: torch.full((len(image),), math.radians(10)))
-    assert mirror_agreement(method, pool) == 1.0  # 10 and -10 degrees
-    assert mirror_agreement(method, pool, degrees=15.0) == 0.0
+    assert mirror_agreement(pool_poses(method, pool)) == 1.0  # 10 and -10 degrees
+    assert mirror_agreement(pool_poses(method, pool), degrees=15.0) == 0.0
