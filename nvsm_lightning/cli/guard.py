@@ -8,18 +8,19 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from nvsm_lightning.bench.jobs import COMPARED, Job, run_jobs
 from nvsm_lightning.errors import ConfigError
 from nvsm_lightning.methods.final import NULL, TRAINING_BANK
-from nvsm_lightning.methods.guard import label_likelihood, mirror_agreement, pool_poses
+from nvsm_lightning.methods.guard import label_margin, mirror_agreement, pool_poses, standard_score
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.methods.stored import checkpoint_of, model_weights, read_model
 from nvsm_lightning.report.results import write_json
 from nvsm_lightning.training.checkpoint_io import WholeFileIO
 
 PICTURES = 400  # of the pool: two shares then differ by chance by 3 points at most
-LIKELIHOOD, AGREEMENT = "label_likelihood", "mirror_agreement"  # in guard.json
+MARGIN, AGREEMENT = "label_margin", "mirror_agreement"  # in guard.json
 NAME = COMPARED
 KEPT = "guard"  # of a checkpoint: whose weights it holds, where they are not those of its fit
 LABELLED_ONLY = {
@@ -88,8 +89,8 @@ def exchanged(resumed: str | None, max_epochs: int | None) -> bool:
 
 
 def keep_better(choice: str, untrained: NeMo, method: NeMo, data: Any, trainer: Any, folder: Path) -> None:
-    """Load the labelled-only weights into ``method`` if with the poses that they give the pool the labels are likelier
-    to an ``untrained`` copy of it (:mod:`nvsm_lightning.methods.guard`).
+    """Load the labelled-only weights into ``method`` if labels and pool speak for them
+    (:mod:`nvsm_lightning.methods.guard`); ``untrained`` is a copy of it from before the fit.
 
     The outcome is written to ``guard.json``. Where EM has lost, its checkpoint is kept as ``checkpoints/em.ckpt`` and
     ``last.ckpt`` holds the weights that the fit ends with.
@@ -106,20 +107,25 @@ def keep_better(choice: str, untrained: NeMo, method: NeMo, data: Any, trainer: 
     method.load_state_dict(other, strict=False)
     method.model.null = None  # it is of the pool as EM's network scores it
     found[NAME] = _asked(method, untrained, data, trainer)
-    likelier = found[NAME][LIKELIHOOD] > found["em"][LIKELIHOOD]
-    kept = trainer.strategy.broadcast(NAME if likelier else "em")  # on GPUs the numbers may differ a little
+    for_em = {what: standard_score(found["em"][what], found[NAME][what]) for what in found["em"]}
+    lost = sum(for_em.values()) < 0
+    kept = trainer.strategy.broadcast(NAME if lost else "em")  # on GPUs the numbers may differ a little
     if kept == "em":
         method.load_state_dict(em, strict=False)
         method.model.null = null
     else:
         method.calibration = calibration
     if trainer.is_global_zero:
-        write_json(folder / "guard.json", {"kept": kept, **found, "compared_with": str(path)})
-        told = "; ".join(
-            f"{name.replace('_', '-')} {each[LIKELIHOOD]:.2f} ({100 * each[AGREEMENT]:.1f} % agree with their mirror "
-            "image)" for name, each in found.items()
-        )  # fmt: skip
-        print(f"guard: log likelihood of the labels by way of the pool: {told}; kept {kept.replace('_', '-')}")
+        means = {name: {what: float(each.double().mean()) for what, each in of.items()} for name, of in found.items()}
+        content = {"kept": kept, **means, "standard_errors_for_em": for_em, "compared_with": str(path)}
+        write_json(folder / "guard.json", content)
+        for name, of in means.items():
+            print(
+                f"guard: {name.replace('_', '-')}: known poses {of[MARGIN]:.3f} above those turned around, by way of "
+                f"the pool; {100 * of[AGREEMENT]:.1f} % of the pool agree with their mirror image"
+            )
+        told = " and ".join(f"{score:+.1f}" for score in for_em.values())
+        print(f"guard: kept {kept.replace('_', '-')}; differences in standard errors, + for EM: {told}")
         if kept != "em":
             _exchange(folder / "checkpoints", method)
     trainer.strategy.barrier("guard")
@@ -140,14 +146,14 @@ def fit_labelled_only(folder: Path, data: Any) -> None:
         os.environ.update(before)
 
 
-def _asked(method: NeMo, untrained: NeMo, data: Any, trainer: Any) -> dict[str, float]:
-    """The two answers on evenly spaced pictures of the pool, the same on every process."""
+def _asked(method: NeMo, untrained: NeMo, data: Any, trainer: Any) -> dict[str, Tensor]:
+    """The two answers on evenly spaced pictures of the pool, picture by picture, the same on every process."""
     method.to(trainer.strategy.root_device).eval()
     pool = data.pool_dataloader(0, max(1, len(data.pool) // PICTURES))
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         poses = pool_poses(method, pool)
-        likelihood = label_likelihood(untrained, pool, poses, data.anchor_dataloader(), method.measured)
-    return {LIKELIHOOD: likelihood, AGREEMENT: mirror_agreement(poses)}
+        margin = label_margin(untrained, pool, poses, data.anchor_dataloader())
+    return {MARGIN: margin.cpu(), AGREEMENT: mirror_agreement(poses).cpu()}
 
 
 def _exchange(checkpoints: Path, method: NeMo) -> None:

@@ -165,9 +165,9 @@ class NVSMCLI(LightningCLI):
             "--guard",
             type=str,
             default="none",
-            help="After a fit with E-steps, compare its model with one of the labelled pictures alone and keep the one "
-            "whose poses of the pool make the labels likelier to an untrained network: none, fit (train that model in "
-            "<run>/labelled_only), or the run folder or checkpoint of a NeMo fit.",
+            help="After a fit with E-steps, compare its model with one of the labelled pictures alone, by labels and "
+            "pool, and keep the better: none, fit (train that model in <run>/labelled_only), or the run folder or "
+            "checkpoint of a NeMo fit.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(RunReport, "report")

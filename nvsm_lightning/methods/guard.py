@@ -1,14 +1,17 @@
 """Never worse: which of two models to keep, asked of labelled and unlabelled pictures. No hidden label is read.
 
-**Likelihood of the labels by way of the pool.** A model says which pose the pool pictures have. A network that has
-learned from neither, the one that a fit begins with, makes its bank from the pool at these poses, and is asked how
-likely the known poses of the labelled pictures are. Wrong poses blur its bank, in the same way for both models; and a
-model that agrees with its own mistakes gains nothing from that, for the labels are not its own.
+**Margin of the labels by way of the pool.** A model says which pose the pool pictures have. A network that has learned
+from neither, the one that a fit begins with, makes its bank from the pool at these poses, and is asked about the
+labelled pictures: how much better does the known pose explain them than one turned around? Fronts that were taken for
+rears blur its bank, whichever model they are from; and a model that agrees with its own mistakes gains nothing from
+that, for the labels are not its own.
 
 **Mirror agreement.** A picture of a left-right symmetric object and its mirror image show poses that are mirror images
-of each other; where a model takes a front for a rear it does so by chance details, and rarely twice alike. It is
-reported beside the other, and decides nothing: it is blind to errors that the mirror image repeats, and a self-trained
-model agrees with itself about its mistakes. How well both follow accuracy: experiments/guard.md.
+of each other; where a model takes a front for a rear it does so by chance details, and rarely twice alike. It tells few
+turned pictures among many right ones, which blur no bank; it is blind to errors that the mirror image repeats.
+
+Each compares the models picture by picture, as a difference in its own standard errors, and the sum of the two decides:
+neither is right where the other errs. How well they follow accuracy: experiments/guard.md.
 """
 
 import copy
@@ -17,16 +20,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvsm_lightning.geometry.cameras import mirror_camera
 from nvsm_lightning.geometry.viewpoints import mirror_viewpoint, viewpoint_error
 from nvsm_lightning.methods.nemo import NeMo
-from nvsm_lightning.pose.solver import ScoredPoses
-from nvsm_lightning.pose.uncertainty import Measured, fit_temperature, negative_log_likelihood
+from nvsm_lightning.methods.neural_mesh import NeuralMesh
+from nvsm_lightning.pose.solver import grid_losses
 
 Batches = Iterable[dict[str, Any]]
+CLOSE = math.radians(30.0)  # poses that count as one
 
 
 class PoolPoses(NamedTuple):
@@ -54,35 +58,50 @@ def pool_poses(method: NeMo, batches: Batches) -> PoolPoses:
     return PoolPoses(torch.cat(own), torch.cat(mirrored))
 
 
-def mirror_agreement(poses: PoolPoses, degrees: float = 30.0) -> float:
-    """Share of the pictures whose pose is less than so many degrees from that of their mirror image, mirrored back."""
-    apart = viewpoint_error(poses.own, mirror_viewpoint(poses.mirrored))
-    return float((apart < math.radians(degrees)).float().mean())
+def mirror_agreement(poses: PoolPoses) -> Bool[Tensor, " picture"]:
+    """Whether the pose of each picture is close to that of its mirror image, mirrored back."""
+    return viewpoint_error(poses.own, mirror_viewpoint(poses.mirrored)) < CLOSE
 
 
 @torch.no_grad()
-def label_likelihood(untrained: NeMo, pool: Batches, poses: PoolPoses, anchors: Batches, measured: Measured) -> float:
-    """Mean log density (nats; the uniform one has minus the log volume of the space) of the labelled poses, by an
-    untrained network whose bank is made of the pool at the poses that a model gives it.
+def label_margin(untrained: NeMo, pool: Batches, poses: PoolPoses, anchors: Batches) -> Float[Tensor, " label"]:
+    """How much better (difference of NVSM's S, as a mean over the covered cells) an untrained network whose bank is
+    made of the pool, at the poses that a model gives it, finds the known pose of each labelled picture than the best
+    pose turned around.
+
+    Of both the best pose of the grid counts within 30 degrees of the nearest to the known one, and of the furthest. A
+    likelihood of the known pose itself says the same of few labels, and of many no longer: it then tells errors of a
+    few degrees, of which a model that was taught these very labels has fewer (experiments/guard.md).
 
     Args:
         untrained: whose features are centred already (``start_training``); left as it is.
         pool: the batches that :func:`pool_poses` has seen.
         poses: what the model said of them.
-        anchors: labelled pictures, with ``viewpoint``. The distribution has the temperature that suits them best.
-        measured: the angles that count.
+        anchors: labelled pictures with ``viewpoint``, then their mirror images, whose mean counts.
     """
     judge = copy.deepcopy(untrained)
     judge.model.bank.clutter_filled.zero_()
     judge.fill_bank(_posed(pool, poses))
-    estimates, truth = [], []
-    for batch in anchors:
-        batch = judge.transfer_batch_to_device(batch, judge.device, 0)
-        estimates.append(judge.model.estimate(batch["image"], batch["camera"]).scored)
-        truth.append(batch["viewpoint"])
-    parts = zip(*((each.grid_loss, each.mode, each.mode_loss) for each in estimates), strict=True)
-    scored, known = ScoredPoses(estimates[0].grid, *map(torch.cat, parts)), torch.cat(truth)
-    return -negative_log_likelihood(scored, known, measured, fit_temperature(scored, known, measured))
+    margins = [_margin(judge.model, judge.transfer_batch_to_device(batch, judge.device, 0)) for batch in anchors]
+    return torch.cat(margins).view(2, -1).mean(0)
+
+
+def standard_score(first: Float[Tensor, " item"], second: Float[Tensor, " item"]) -> float:
+    """Mean difference of paired numbers in its standard errors; 0 where they are equal, or too few to tell an error."""
+    difference = first.double() - second.double()
+    if len(difference) < 2 or not difference.any():
+        return 0.0
+    return float(difference.mean() / (difference.std() / math.sqrt(len(difference))))
+
+
+def _margin(model: NeuralMesh, batch: dict[str, Any]) -> Float[Tensor, " picture"]:
+    feature_map, grid = model.features(batch["image"]), model.space.grid().to(batch["image"])
+    evidence = (model.evidence_of(feature_map, batch["camera"], number) for number in model.trained())
+    losses = torch.stack([grid_losses(found, grid, renderer, "area") for found, renderer in evidence]).amin(0)
+    away = viewpoint_error(batch["viewpoint"][:, None], grid)
+    known = away <= away.amin(1, keepdim=True) + CLOSE
+    turned = away >= away.amax(1, keepdim=True) - CLOSE
+    return losses.where(turned, math.inf).amin(1) - losses.where(known, math.inf).amin(1)
 
 
 def _mirrored(batch: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from nvsm_lightning.bench.jobs import command_of
 from nvsm_lightning.cli import guard, lightning_cli
 from nvsm_lightning.errors import ConfigError, WeightsError
-from nvsm_lightning.methods.guard import label_likelihood, mirror_agreement, pool_poses
+from nvsm_lightning.methods.guard import label_margin, mirror_agreement, pool_poses, standard_score
 from nvsm_lightning.methods.nemo import NeMo
 from nvsm_lightning.toy.dataset import make_toy
 
@@ -50,9 +50,11 @@ def weights(path) -> dict:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def answer(monkeypatch, *likelihoods: float) -> None:
-    """Let the labels be so likely by the two models, EM's first; the mirror images say the opposite."""
-    found = iter([{"label_likelihood": each, "mirror_agreement": -each} for each in likelihoods])
+def answer(monkeypatch, *margins: float) -> None:
+    """Let the labels have such margins by the two models, EM's first; the mirror images tell nothing."""
+    weighed = torch.tensor([1.0, 2.0, 3.0])  # three labels, of mean 2
+    agree = torch.tensor([True, True, False])
+    found = iter([{"label_margin": each / 2 * weighed, "mirror_agreement": agree} for each in margins])
     monkeypatch.setattr(guard, "_asked", lambda *_: next(found))
 
 
@@ -61,7 +63,7 @@ def poses(run) -> str:
 
 
 @pytest.mark.parametrize("better", ["em", "labelled_only"])
-def test_the_weights_with_which_the_labels_are_likelier_are_kept_and_tested(place, monkeypatch, capfd, better) -> None:
+def test_the_weights_that_labels_and_pool_speak_for_are_kept_and_tested(place, monkeypatch, capfd, better) -> None:
     monkeypatch.setenv("NVSM_PRECISION", "32-true")
     answer(monkeypatch, *((0.9, 0.5) if better == "em" else (0.5, 0.9)))
     run = place / better
@@ -69,7 +71,7 @@ def test_the_weights_with_which_the_labels_are_likelier_are_kept_and_tested(plac
     assert "precision: 32-true" in (run / "config.yaml").read_text()  # what was chosen, so that a resumed fit keeps it
     assert f"kept {better.replace('_', '-')}" in capfd.readouterr().out
     told = json.loads((run / "guard.json").read_text())
-    assert told["kept"] == better and told[better]["label_likelihood"] == 0.9
+    assert told["kept"] == better and told[better]["label_margin"] == pytest.approx(0.9)
     nemo = weights(place / "nemo" / "checkpoints" / "last.ckpt")
     last = weights(run / "checkpoints" / "last.ckpt")
     same = all(torch.equal(last[key], value) for key, value in nemo.items() if key.startswith("model."))
@@ -157,17 +159,20 @@ def test_each_model_is_asked_about_the_pool_with_its_own_weights(place, monkeypa
         beginnings.append(untrained.model.backbone.state_dict())
         measured.append(ask(method, untrained, data, trainer))
         poses = pool_poses(method, data.pool_dataloader())  # so small a pool is asked whole
-        shown = data.pool_dataloader(), poses, data.anchor_dataloader(), method.measured
-        again = {"label_likelihood": label_likelihood(untrained, *shown), "mirror_agreement": mirror_agreement(poses)}
-        assert measured[-1] == again
+        margin = label_margin(untrained, data.pool_dataloader(), poses, data.anchor_dataloader())
+        assert torch.equal(measured[-1]["label_margin"], margin) and len(margin) == 4
+        assert torch.equal(measured[-1]["mirror_agreement"], mirror_agreement(poses))
         return measured[-1]
 
     monkeypatch.setattr(guard, "_asked", remembering)
     words = ("--model.match.final_calibration", "robust")
     fit(place, "NVSM", "asked", "--guard", str(place / "nemo" / "checkpoints" / "last.ckpt"), *words)
     told = json.loads((place / "asked" / "guard.json").read_text())
-    assert [told["em"], told["labelled_only"]] == measured
-    assert (told["kept"] == "labelled_only") == (measured[1]["label_likelihood"] > measured[0]["label_likelihood"])
+    for name, found in zip(("em", "labelled_only"), measured, strict=True):
+        assert told[name] == pytest.approx({what: float(each.double().mean()) for what, each in found.items()})
+    scores = {what: standard_score(each, measured[1][what]) for what, each in measured[0].items()}
+    assert told["standard_errors_for_em"] == scores
+    assert told["kept"] == ("labelled_only" if sum(scores.values()) < 0 else "em")
     em = place / "asked" / "checkpoints" / ("em.ckpt" if told["kept"] == "labelled_only" else "last.ckpt")
     for (state, _), path in zip(asked, (em, place / "nemo" / "checkpoints" / "last.ckpt"), strict=True):
         saved = {key: value for key, value in weights(path).items() if key.startswith("model.")}
