@@ -40,8 +40,6 @@ def mixed_probability(
 ) -> Float[Tensor, " entry"]:
     """As :func:`draw_probability`, of the own and of the ``extra`` pictures each by themselves, the ``extra`` ones
     having the given share together; without one (or without both kinds) all in one, as many as there are.
-
-    Half a pool of other cars, taken in the street, leaves out what is odd in the own one (experiments/extra_pool.md).
     """
     if share is None or extra.all() or not extra.any():
         return draw_probability(viewpoint, bins)
