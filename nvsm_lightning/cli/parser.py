@@ -103,10 +103,10 @@ def _settings(kind: Any, prefix: str) -> list[str]:
 
 
 def suggestion(key: str, known: list[str]) -> str:
-    """Nearest key by its whole dotted name, else by its last part."""
+    """The key that ends in these words, else the nearest one by its whole dotted name, else by its last part."""
     if key == "seed":
         return " Did you mean 'seed_everything'?"
-    near = did_you_mean(key, known)
+    near = next((f" Did you mean {name!r}?" for name in known if name.endswith(f".{key}")), did_you_mean(key, known))
     if near or not known:
         return near
     leaves = {name.rsplit(".", 1)[-1]: name for name in known}
