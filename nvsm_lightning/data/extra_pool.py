@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def check_sources(sources: "Sequence[PoseData] | None", category: str, share: float | None = None) -> "list[PoseData]":
     """The data sets named by ``--data.extra_pool``; ConfigError if one is of another category or has such sets
-    itself, or if the ``share`` is none or there are no sets to have it."""
+    itself, or if the ``share`` is not in 0..1 or there is no set to have it."""
     if share is not None and not (sources and 0 <= share <= 1):
         raise ConfigError(
             f"--data.extra_share ({share}) is in 0..1, and the share of --data.extra_pool, which names "

@@ -31,6 +31,7 @@ from nvsm_lightning.pose.solver import grid_losses
 
 Batches = Iterable[dict[str, Any]]
 CLOSE = math.radians(30.0)  # poses that count as one
+SURE = 10.0  # standard errors, of which more say no more; all pictures differing alike would be infinitely many
 
 
 class PoolPoses(NamedTuple):
@@ -81,17 +82,20 @@ def label_margin(untrained: NeMo, pool: Batches, poses: PoolPoses, anchors: Batc
     """
     judge = copy.deepcopy(untrained)
     judge.model.bank.clutter_filled.zero_()
+    judge.model.bank.vertex.zero_()  # a side that no pose shows must not be known from the labelled pictures
     judge.fill_bank(_posed(pool, poses))
     margins = [_margin(judge.model, judge.transfer_batch_to_device(batch, judge.device, 0)) for batch in anchors]
     return torch.cat(margins).view(2, -1).mean(0)
 
 
 def standard_score(first: Float[Tensor, " item"], second: Float[Tensor, " item"]) -> float:
-    """Mean difference of paired numbers in its standard errors; 0 where they are equal, or too few to tell an error."""
+    """Mean difference of paired numbers in its standard errors, ``SURE`` at most; 0 where they are equal, or too few to
+    tell an error."""
     difference = first.double() - second.double()
     if len(difference) < 2 or not difference.any():
         return 0.0
-    return float(difference.mean() / (difference.std() / math.sqrt(len(difference))))
+    score = difference.mean() / (difference.std() / math.sqrt(len(difference)))
+    return float(score.clamp(-SURE, SURE))
 
 
 def _margin(model: NeuralMesh, batch: dict[str, Any]) -> Float[Tensor, " picture"]:

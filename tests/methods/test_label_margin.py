@@ -25,20 +25,20 @@ def asked(make_data, make_method):
     untrained = make_method(NeMo).eval()
     untrained.start_training(data)
     untrained.model.features = colours
-    before = {name: value.clone() for name, value in untrained.state_dict().items()}
     truth = data.pool_truth().float()
 
-    def ask(turned: int, anchors=None) -> float:
-        said = truth.clone()
+    def ask(turned: int, anchors=None, said=truth) -> float:
+        said = said.clone()
         said[:turned, 0] += math.pi
         poses = PoolPoses(said, mirror_viewpoint(said))
         shown = data.anchor_dataloader() if anchors is None else anchors
+        before = {name: value.clone() for name, value in untrained.state_dict().items()}
         found = label_margin(untrained, data.pool_dataloader(), poses, shown)
         assert all(torch.equal(before[name], value) for name, value in untrained.state_dict().items())
         assert len(found) == 4  # labelled pictures, each with its mirror image
         return float(found.mean())
 
-    ask.data = data
+    ask.data, ask.truth, ask.bank = data, truth, untrained.model.bank
     return ask
 
 
@@ -61,6 +61,14 @@ def test_labels_that_are_wrong_have_none(asked) -> None:
     assert asked(0, turned) < 0 < asked(0)
 
 
+def test_sides_that_no_pose_shows_are_not_known_from_the_labelled_pictures(asked, monkeypatch) -> None:
+    """A model that sees every picture from one side: the bank that the untrained network had before does not help."""
+    collapsed = asked.truth[:1].expand_as(asked.truth)
+    margin = asked(0, said=collapsed)
+    monkeypatch.setattr(asked.bank, "vertex", torch.randn_like(asked.bank.vertex))
+    assert asked(0, said=collapsed) == margin < 0.3
+
+
 def test_differences_are_counted_in_their_standard_errors() -> None:
     first, second = torch.tensor([3.0, 5.0, 4.0, 8.0]), torch.tensor([1.0, 4.0, 1.0, 6.0])
     assert standard_score(first, second) == pytest.approx(2 / ((2 / 3) ** 0.5 / 2))
@@ -68,3 +76,4 @@ def test_differences_are_counted_in_their_standard_errors() -> None:
     assert standard_score(first, first) == 0 == standard_score(first[:1], second[:1])
     agree, less = torch.tensor([True] * 9 + [False]), torch.tensor([True] * 5 + [False] * 5)
     assert standard_score(agree, less) == pytest.approx(0.4 / (8 / 30) ** 0.5 * 10**0.5)
+    assert standard_score(agree[:9], less[-5:].repeat(2)[:9]) == 10.0  # all alike, and no infinity for guard.json
